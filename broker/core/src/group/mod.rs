@@ -1,0 +1,368 @@
+//! The group coordinator: classic groups and committed offsets, over one partition of `__consumer_offsets`.
+//!
+//! [`GroupShard`] is the [`Shard`] that Kafka calls `GroupCoordinatorShard`:
+//! - `classic` is a group's state, `join`, `rebalance` and `session` what happens to it (KIP-62, 134, 345, 394, 814);
+//! - `offsets` is what was committed and how long it stays (KIP-211, 447, 496);
+//! - `admin` lists, describes and deletes groups; `records` is what of it all lies in the log.
+//!
+//! **Invariant:** offsets change only by replay. A classic group is soft state ahead of its record, which is written when a
+//! generation gets its assignment or the group becomes empty; it is taken from the record only while the log is loaded.
+
+mod admin;
+mod classic;
+mod join;
+mod offsets;
+mod rebalance;
+mod records;
+mod session;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use odradek_common::time::Now;
+use odradek_common::{ErrorCode, Offset, ProducerId};
+use odradek_wire::delete_groups_response::DeletableGroupResult;
+use odradek_wire::describe_groups_response::DescribedGroup;
+use odradek_wire::list_groups_response::ListedGroup;
+use odradek_wire::offset_fetch_request::OffsetFetchRequestGroup;
+use odradek_wire::offset_fetch_response::OffsetFetchResponseGroup;
+use odradek_wire::{
+    EncodeError, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str,
+    SyncGroupRequest, SyncGroupResponse,
+};
+
+pub use self::classic::{ClassicGroup, Member, State};
+use self::offsets::Offsets;
+pub use self::records::{CommittedOffset, GroupMetadata, GroupRecord, MemberRecord, OffsetKey};
+use crate::coordinator::{EncodedRecord, Origin, Shard, Ticket, Turn};
+
+/// The topic of groups and offsets.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// A member that was just added cannot send heartbeats until it is answered. It is dropped after so long, and joins again
+/// if it is still there (Kafka's `NewMemberJoinTimeoutMs`).
+const NEW_MEMBER_PATIENCE: Duration = Duration::from_secs(300);
+
+/// What the broker's configs say to groups.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// `group.initial.rebalance.delay.ms`.
+    pub initial_rebalance_delay_ms: i32,
+    /// `group.min.session.timeout.ms`.
+    pub session_timeout_min_ms: i32,
+    /// `group.max.session.timeout.ms`.
+    pub session_timeout_max_ms: i32,
+    /// `group.max.size`.
+    pub size_max: usize,
+    /// `offset.metadata.max.bytes`; counts characters, as Kafka does.
+    pub metadata_max: usize,
+    /// `offsets.retention.minutes`.
+    pub retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`.
+    pub retention_check_interval: Duration,
+}
+
+/// Who asks, as groups keep it.
+#[derive(Clone, Debug, Default)]
+pub struct GroupClient {
+    pub client_id: String,
+    /// As Java prints an address: `/10.0.0.1`.
+    pub host: String,
+    pub api_version: i16,
+}
+
+/// What may change a group. Topics are named in every request that comes here, and versions without `members` or a
+/// rebalance timeout are brought to the newer form.
+#[derive(Clone, Debug)]
+pub enum GroupRequest {
+    Join(GroupClient, JoinGroupRequest),
+    Sync(SyncGroupRequest),
+    Heartbeat(HeartbeatRequest),
+    Leave(LeaveGroupRequest),
+    Commit(GroupClient, OffsetCommitRequest),
+    /// With `require_stable`: waits for what is written.
+    FetchStable(OffsetFetchRequestGroup),
+    DeleteOffsets(OffsetDeleteRequest),
+    Delete(Vec<Str>),
+    /// These partitions of a topic are no more.
+    PartitionsDeleted(Vec<(Arc<str>, i32)>),
+}
+
+impl GroupRequest {
+    /// The answer to what is refused whatever the group: every broker gives it, and not only the group's coordinator.
+    /// Members need a group with a name, and so does whoever takes offsets back; commits and fetches do not, as consumers
+    /// without a group have an empty one.
+    pub fn refusal(&self, config: &GroupConfig) -> Option<GroupResponse> {
+        let error = ErrorCode::InvalidGroupId;
+        let error_code = error.code();
+        let response = match self {
+            Self::Join(_, request) if request.group_id.is_empty() => rebalance::join_failed(&request.member_id, error),
+            Self::Join(_, request) => {
+                let session = config.session_timeout_min_ms..=config.session_timeout_max_ms;
+                if session.contains(&request.session_timeout_ms) {
+                    return None;
+                }
+                rebalance::join_failed(&request.member_id, ErrorCode::InvalidSessionTimeout)
+            }
+            Self::Sync(request) if request.group_id.is_empty() => rebalance::sync_failed(error),
+            Self::Heartbeat(request) if request.group_id.is_empty() => session::heartbeat(error),
+            Self::Leave(request) if request.group_id.is_empty() => {
+                GroupResponse::Leave(LeaveGroupResponse { error_code, ..LeaveGroupResponse::default() })
+            }
+            Self::DeleteOffsets(request) if request.group_id.is_empty() => {
+                GroupResponse::DeleteOffsets(OffsetDeleteResponse { error_code, ..OffsetDeleteResponse::default() })
+            }
+            _ => return None,
+        };
+        Some(response)
+    }
+}
+
+/// What reads groups.
+#[derive(Clone, Debug)]
+pub enum GroupQuery {
+    Fetch(OffsetFetchRequestGroup),
+    /// By state and type; empty: all.
+    List {
+        states: Vec<Str>,
+        types: Vec<Str>,
+    },
+    Describe {
+        groups: Vec<Str>,
+        api_version: i16,
+    },
+}
+
+/// The answers, one for each kind of question.
+#[derive(Clone, PartialEq, Debug)]
+pub enum GroupResponse {
+    Join(JoinGroupResponse),
+    Sync(SyncGroupResponse),
+    Heartbeat(HeartbeatResponse),
+    Leave(LeaveGroupResponse),
+    Commit(OffsetCommitResponse),
+    Fetch(OffsetFetchResponseGroup),
+    DeleteOffsets(OffsetDeleteResponse),
+    Delete(Vec<DeletableGroupResult>),
+    List(Vec<ListedGroup>),
+    Describe(Vec<DescribedGroup>),
+    Done,
+}
+
+/// Names a timer.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum GroupTimer {
+    /// A member's session.
+    Session { group: Arc<str>, member: Arc<str> },
+    /// Members have had their time to join.
+    Join(Arc<str>),
+    /// Members have had their time to ask for their assignment.
+    Sync(Arc<str>),
+    /// Offsets and groups are looked through for what has outlived its retention.
+    Expiry,
+}
+
+/// What waits for its record.
+#[derive(Clone, Debug)]
+pub enum GroupPending {
+    /// A group has been made for a JoinGroup; without its record it is none.
+    Created { group: Arc<str>, join: Ticket },
+    /// The leader's assignment is stored: members may have it.
+    Assigned { group: Arc<str>, generation: i32, assignment: BTreeMap<Arc<str>, Bytes> },
+    /// A static member has a new id.
+    Replaced(Box<join::Replaced>),
+}
+
+pub(crate) type GroupTurn<'a> = Turn<'a, GroupShard>;
+
+/// Groups and offsets of one partition.
+#[derive(Debug)]
+pub struct GroupShard {
+    config: Arc<GroupConfig>,
+    groups: BTreeMap<Arc<str>, ClassicGroup>,
+    offsets: Offsets,
+    /// From then on groups are ahead of their records.
+    is_loaded: bool,
+    now_ms: i64,
+}
+
+impl GroupShard {
+    /// `now_ms` is the wall clock at the load, for groups that no record tells the age of.
+    pub fn new(config: Arc<GroupConfig>, now_ms: i64) -> Self {
+        Self { config, groups: BTreeMap::new(), offsets: Offsets::default(), is_loaded: false, now_ms }
+    }
+
+    pub fn group(&self, id: &str) -> Option<&ClassicGroup> {
+        self.groups.get(id)
+    }
+
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub fn offset_count(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// The committed position of a partition.
+    pub fn committed_offset(&self, group: &str, topic: &str, partition: i32) -> Option<&CommittedOffset> {
+        let key = OffsetKey { group: group.into(), topic: topic.into(), partition };
+        self.offsets.get(&key)
+    }
+
+    /// A group to work on, with what is needed for that.
+    fn open(&mut self, id: &str) -> Option<(&mut ClassicGroup, &GroupConfig)> {
+        Some((self.groups.get_mut(id)?, &self.config))
+    }
+}
+
+impl Shard for GroupShard {
+    type Record = GroupRecord;
+    type Request = GroupRequest;
+    type Query = GroupQuery;
+    type Response = GroupResponse;
+    type Timer = GroupTimer;
+    type Pending = GroupPending;
+
+    fn encode(record: &GroupRecord) -> Result<EncodedRecord, EncodeError> {
+        records::encode(record)
+    }
+
+    fn decode(key: Option<Bytes>, value: Option<Bytes>) -> Result<GroupRecord, String> {
+        records::decode(key, value)
+    }
+
+    fn handle(&mut self, ticket: Ticket, request: GroupRequest, turn: &mut GroupTurn<'_>) {
+        if let Some(refusal) = request.refusal(&self.config) {
+            return turn.reply_now(ticket, refusal);
+        }
+        match request {
+            GroupRequest::Join(client, request) => self.join(ticket, &client, &request, turn),
+            GroupRequest::Sync(request) => self.sync(ticket, &request, turn),
+            GroupRequest::Heartbeat(request) => self.heartbeat(ticket, &request, turn),
+            GroupRequest::Leave(request) => self.leave(ticket, &request, turn),
+            GroupRequest::Commit(client, request) => self.commit(ticket, &client, &request, turn),
+            GroupRequest::FetchStable(request) => {
+                let response = self.fetch_offsets(&request, offsets::View::Latest);
+                turn.reply(ticket, GroupResponse::Fetch(response));
+            }
+            GroupRequest::DeleteOffsets(request) => self.delete_offsets(ticket, &request, turn),
+            GroupRequest::Delete(groups) => self.delete_groups(ticket, groups, turn),
+            GroupRequest::PartitionsDeleted(partitions) => self.partitions_deleted(ticket, &partitions, turn),
+        }
+    }
+
+    fn query(&self, query: GroupQuery, _: Now) -> GroupResponse {
+        match query {
+            GroupQuery::Fetch(request) => GroupResponse::Fetch(self.fetch_offsets(&request, offsets::View::Committed)),
+            GroupQuery::List { states, types } => GroupResponse::List(self.list(&states, &types)),
+            GroupQuery::Describe { groups, api_version } => {
+                GroupResponse::Describe(groups.iter().map(|id| self.describe(id, api_version)).collect())
+            }
+        }
+    }
+
+    fn replay(&mut self, origin: Origin, record: GroupRecord) {
+        match record {
+            GroupRecord::Offset(key, value) => {
+                if value.is_some() && !self.groups.contains_key(&key.group) {
+                    let group = ClassicGroup::new(key.group.clone(), self.now_ms);
+                    self.groups.insert(key.group.clone(), group);
+                }
+                self.offsets.replay(origin, key, value);
+            }
+            GroupRecord::Group(id, None) => {
+                self.groups.remove(&id);
+            }
+            GroupRecord::Group(id, Some(metadata)) => {
+                if !self.is_loaded {
+                    self.groups.insert(id.clone(), ClassicGroup::from_record(id, metadata));
+                }
+            }
+        }
+    }
+
+    fn replay_marker(&mut self, offset: Offset, producer: ProducerId, is_commit: bool) {
+        self.offsets.end_transaction(offset, producer, is_commit);
+    }
+
+    fn on_loaded(&mut self, turn: &mut GroupTurn<'_>) {
+        self.is_loaded = true;
+        turn.schedule(GroupTimer::Expiry, self.config.retention_check_interval);
+        for group in self.groups.values_mut() {
+            group.start_sessions(turn);
+            if group.member_count() > self.config.size_max {
+                group.prepare_rebalance("it was loaded with more members than group.max.size", turn, &self.config);
+            }
+        }
+    }
+
+    fn on_timer(&mut self, timer: GroupTimer, turn: &mut GroupTurn<'_>) {
+        self.now_ms = turn.wall().0;
+        match timer {
+            GroupTimer::Expiry => {
+                self.expire(turn);
+                turn.schedule(GroupTimer::Expiry, self.config.retention_check_interval);
+            }
+            GroupTimer::Session { group, member } => {
+                if let Some((group, config)) = self.open(&group) {
+                    group.on_session_timeout(&member, turn, config);
+                }
+            }
+            GroupTimer::Join(group) => {
+                if let Some((group, config)) = self.open(&group) {
+                    group.on_join_timeout(turn, config);
+                }
+            }
+            GroupTimer::Sync(group) => {
+                if let Some((group, config)) = self.open(&group) {
+                    group.on_sync_timeout(turn, config);
+                }
+            }
+        }
+    }
+
+    fn on_appended(&mut self, pending: GroupPending, result: Result<(), ErrorCode>, turn: &mut GroupTurn<'_>) {
+        match pending {
+            GroupPending::Created { group, join } => {
+                if let Err(error) = result {
+                    // With the member that it was made for, unless others have come since.
+                    let is_unused = |group: &ClassicGroup| group.generation == 0 && group.member_count() <= 1;
+                    if self.groups.get(&group).is_some_and(is_unused)
+                        && let Some(mut unused) = self.groups.remove(&group)
+                    {
+                        let members: Vec<_> = unused.members().map(|member| member.id.clone()).collect();
+                        for member in members {
+                            unused.end_session(&member, turn);
+                            if let Some(waiting) = unused.take_join(&member) {
+                                turn.refuse(waiting, error);
+                            }
+                        }
+                        turn.cancel(GroupTimer::Join(group));
+                    }
+                    turn.refuse(join, error);
+                }
+            }
+            GroupPending::Assigned { group, generation, assignment } => {
+                if let Some((group, config)) = self.open(&group) {
+                    group.on_assignment_stored(generation, assignment, result, turn, config);
+                }
+            }
+            GroupPending::Replaced(replaced) => {
+                if let Some((group, _)) = self.open(&replaced.group.clone()) {
+                    group.on_replacement_stored(*replaced, result, turn);
+                }
+            }
+        }
+    }
+
+    fn on_committed(&mut self, offset: Offset) {
+        self.offsets.commit(offset);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! One client connection, one task.
+//!
+//! A request is handled as far as it goes at once (a Produce until it has appended); what then remains to be awaited
+//! waits in `queue`, in the order of the requests, while the next request starts. Answers leave from the front of the
+//! queue as they become complete, several in one write.
+
+#![deny(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use odradek_common::fs::File;
+use odradek_common::time::Instant;
+use odradek_node::World;
+use odradek_node::world::{BoxFuture, Socket, SocketReader, SocketWriter, send_file, send_vectored};
+
+use super::frame_reader::{Frame, FrameReader, ReadError};
+use crate::api::{Api, Client, FilePart, Outcome, Part, Reply, Response};
+use crate::memory::RequestMemory;
+
+/// Requests of one connection that were started and are not answered. A client that sends more waits; librdkafka and
+/// the Java client have five in flight unless told otherwise.
+const IN_FLIGHT_MAX: usize = 32;
+
+/// A file range is sent in windows of this size: before each, its first and last page are looked for in the page cache,
+/// and the disk pool reads it when they are not there, so that `sendfile` seldom waits for a disk.
+const WARM_BYTES: usize = 256 * 1024;
+
+/// A peer that takes nothing of an answer for so long is closed, when `connections.max.idle.ms` does not say.
+const WRITE_PATIENCE: Duration = Duration::from_secs(600);
+
+pub(super) struct Connection {
+    world: World,
+    api: Arc<Api>,
+    client: Client,
+    reader: Box<dyn SocketReader>,
+    writer: Box<dyn SocketWriter>,
+    frames: FrameReader,
+    memory: RequestMemory,
+    queue: VecDeque<Entry>,
+    idle_max: Option<Duration>,
+    idle_timer: Option<BoxFuture<()>>,
+    last_request: Instant,
+    /// A throttled client's requests are not read until then.
+    muted: Option<BoxFuture<()>>,
+}
+
+enum Entry {
+    Ready(Reply),
+    Waiting(BoxFuture<Reply>),
+}
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("an answer could not be sent: {0}")]
+    Write(#[from] io::Error),
+    #[error("idle for longer than connections.max.idle.ms")]
+    Idle,
+    /// As Kafka does for what it cannot answer.
+    #[error("the last request has no answer but this")]
+    Refused,
+}
+
+enum Event {
+    Frame(Frame),
+    Answer,
+}
+
+impl Connection {
+    pub fn new(world: World, api: Arc<Api>, memory: RequestMemory, client: Client, socket: Socket) -> Self {
+        let network = &api.config.network;
+        Self {
+            frames: FrameReader::new(network.request_bytes_max),
+            idle_max: network.connection_idle_max,
+            last_request: world.instant(),
+            reader: socket.reader,
+            writer: socket.writer,
+            queue: VecDeque::new(),
+            idle_timer: None,
+            muted: None,
+            world,
+            api,
+            client,
+            memory,
+        }
+    }
+
+    /// Serves until either side ends the connection.
+    pub async fn run(mut self) -> Ended {
+        loop {
+            match self.turn().await {
+                Ok(()) => {}
+                Err(ended) => return ended,
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> Result<(), Ended> {
+        match std::future::poll_fn(|cx| self.poll_event(cx)).await? {
+            Event::Answer => return self.send_answers().await,
+            Event::Frame(frame) => self.start(frame),
+        }
+        // What was received together is handled together, so that its answers leave together.
+        while self.is_open_for_requests()
+            && let Some(frame) = self.frames.next_received()?
+        {
+            self.start(frame);
+        }
+        Ok(())
+    }
+
+    fn is_open_for_requests(&self) -> bool {
+        self.queue.len() < IN_FLIGHT_MAX && self.muted.is_none()
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Ended>> {
+        for entry in &mut self.queue {
+            entry.poll(cx);
+        }
+        if matches!(self.queue.front(), Some(Entry::Ready(_))) {
+            return Poll::Ready(Ok(Event::Answer));
+        }
+        if let Some(muted) = &mut self.muted
+            && muted.as_mut().poll(cx).is_ready()
+        {
+            self.muted = None;
+        }
+        if self.is_open_for_requests()
+            && let Poll::Ready(frame) = self.frames.poll_next(cx, &mut *self.reader, &self.memory, &self.world)
+        {
+            return Poll::Ready(Ok(Event::Frame(frame?)));
+        }
+        self.poll_idle(cx)
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Ended>> {
+        let Some(idle_max) = self.idle_max else { return Poll::Pending };
+        loop {
+            // One timer outlives many requests: when it fires, it is set to what the last of them allows.
+            let timer =
+                self.idle_timer.get_or_insert_with(|| self.world.clock.sleep_until(self.last_request + idle_max));
+            std::task::ready!(timer.as_mut().poll(cx));
+            let now = self.world.instant();
+            if self.queue.is_empty() && now >= self.last_request + idle_max {
+                return Poll::Ready(Err(Ended::Idle));
+            }
+            let from = if self.queue.is_empty() { self.last_request } else { now };
+            self.idle_timer = Some(self.world.clock.sleep_until(from + idle_max));
+        }
+    }
+
+    fn start(&mut self, frame: Frame) {
+        if self.idle_max.is_some() {
+            self.last_request = self.world.instant();
+        }
+        let entry = match self.api.handle(&mut self.client, frame.bytes, frame.permit) {
+            Outcome::Done(reply) => Entry::Ready(reply),
+            Outcome::Waiting(future) => Entry::Waiting(future),
+        };
+        self.queue.push_back(entry);
+    }
+
+    /// Sends the answers at the front of the queue that are complete.
+    async fn send_answers(&mut self) -> Result<(), Ended> {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut refused = false;
+        while let Some(Entry::Ready(_)) = self.queue.front() {
+            let Some(Entry::Ready(reply)) = self.queue.pop_front() else { break };
+            match reply {
+                Reply::Nothing => {}
+                Reply::Close => {
+                    refused = true;
+                    break;
+                }
+                Reply::Send(Response { parts: more, throttle }) => {
+                    if parts.is_empty() {
+                        parts = more;
+                    } else {
+                        parts.extend(more);
+                    }
+                    if !throttle.is_zero() {
+                        self.muted = Some(self.world.clock.sleep_until(self.world.instant() + throttle));
+                    }
+                }
+            }
+        }
+        self.send(&parts).await?;
+        if refused { Err(Ended::Refused) } else { Ok(()) }
+    }
+
+    async fn send(&mut self, mut parts: &[Part]) -> Result<(), Ended> {
+        let patience = self.idle_max.unwrap_or(WRITE_PATIENCE);
+        let world = self.world.clone();
+        while let Some(first) = parts.first() {
+            match first {
+                Part::File(range) => {
+                    parts = parts.split_first().map_or(&[], |(_, rest)| rest);
+                    patiently(&world, patience, send_range(&world, &mut *self.writer, range)).await?;
+                }
+                Part::Bytes(_) => {
+                    let count = parts.iter().take_while(|part| matches!(part, Part::Bytes(_))).count();
+                    let (bytes, rest) = parts.split_at_checked(count).unwrap_or((parts, &[]));
+                    parts = rest;
+                    patiently(&world, patience, send_bytes(&mut *self.writer, bytes)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Self::Waiting(future) = self
+            && let Poll::Ready(reply) = future.as_mut().poll(cx)
+        {
+            *self = Self::Ready(reply);
+        }
+    }
+}
+
+async fn send_bytes(writer: &mut dyn SocketWriter, parts: &[Part]) -> io::Result<()> {
+    let slices: Vec<&[u8]> = parts.iter().filter_map(Part::as_bytes).map(Bytes::as_ref).collect();
+    send_vectored(writer, &slices).await
+}
+
+async fn send_range(world: &World, writer: &mut dyn SocketWriter, range: &FilePart) -> io::Result<()> {
+    let (mut offset, mut left) = (range.offset, range.len);
+    while left > 0 {
+        let window = left.min(WARM_BYTES);
+        if !range.file.is_cached(offset, window) {
+            let file = range.file.clone();
+            world.on_disk(move || warm(&*file, offset, window)).await?;
+        }
+        if range.file.descriptor().is_some() {
+            send_file(writer, &*range.file, offset, window).await?;
+        } else {
+            // A simulated file: copy it.
+            let mut buffer = vec![0; window];
+            range.file.read_exact_at(&mut buffer, offset)?;
+            send_vectored(writer, &[&buffer]).await?;
+        }
+        offset += window as u64;
+        left -= window;
+    }
+    Ok(())
+}
+
+/// Brings a range into the page cache.
+fn warm(file: &dyn File, mut offset: u64, mut left: usize) -> io::Result<()> {
+    let mut buffer = vec![0; left.min(64 * 1024)];
+    while left > 0 {
+        let room = left.min(buffer.len());
+        let read = file.read_at(buffer.get_mut(..room).unwrap_or_default(), offset)?;
+        if read == 0 {
+            return Ok(());
+        }
+        offset += read as u64;
+        left = left.saturating_sub(read);
+    }
+    Ok(())
+}
+
+/// Fails when the write waits longer than `patience` in all. The timer is made only if it waits.
+async fn patiently(world: &World, patience: Duration, write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let mut write = std::pin::pin!(write);
+    let mut timer: Option<BoxFuture<()>> = None;
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(result) = write.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        let timer = timer.get_or_insert_with(|| world.clock.sleep_until(world.instant() + patience));
+        timer.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
+    })
+    .await
+}

@@ -1,0 +1,43 @@
+//! The partitions of this broker: appends, reads, replication and what waits for them.
+//!
+//! - [`ReplicaManager`] is all that others call: produce, fetch, lookups, new metadata, start and end.
+//! - `partition` is one log with its role behind one lock; `waiting` is who waits on it.
+//! - `session` is what an incremental fetch session reads: what it names and what has news.
+//! - `fetcher` follows leaders over the Kafka protocol; `isr` and `directories` tell the controller.
+//! - `deletion` is DeleteRecords; `publish` takes metadata in; `tasks` is what happens by the clock; `throttle` bounds
+//!   how fast replicas that are moved are fetched.
+//!
+//! Every decision is made in `odradek-broker-core`; here are the locks, tasks, sockets and files around it.
+//! **Invariant:** no lock is held across an await, and none of another partition is taken under a partition's.
+
+mod config;
+mod coordinated;
+mod deletion;
+mod directories;
+mod fetcher;
+mod isr;
+mod lost_leaders;
+mod manager;
+mod partition;
+mod publish;
+mod session;
+mod tasks;
+mod throttle;
+mod types;
+mod waiting;
+mod watchers;
+
+pub use deletion::LogDirDescription;
+pub use isr::{ControllerClient, IsrChange, IsrChangeResult};
+pub use lost_leaders::LostLeaders;
+pub use manager::ReplicaManager;
+pub use odradek_broker_core::partition::{EpochEnd, Isolation, IsrCommitted, IsrMember, IsrProposal, Reader};
+pub use odradek_broker_storage::{ActiveProducer, AppendOrigin};
+pub use session::{SessionResult, SessionWatch};
+pub use types::{
+    AppendEntry, AppendResult, CurrentLeader, DeletedRecords, FetchEntry, FetchParams, FetchResult, FileRange,
+    ListedOffset, Outcome, PartitionError, ReplicaDescription, timestamp,
+};
+
+#[cfg(test)]
+mod tests;

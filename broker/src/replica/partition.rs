@@ -1,0 +1,925 @@
+//! One partition of this broker: its log, whether it leads or follows, and who waits on it, behind one lock.
+//!
+//! **Invariant:** the lock is never held across an await, and no other partition's lock is taken under it. Everything
+//! that changes the log or the role goes through here, so there is one writer at a time; appends happen in place, on the
+//! task that brought the records. Decisions are the core's ([`LeaderState`], [`follower`]); whoever is to be woken is
+//! handed out as a [`Wake`], fired after the lock is released.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use odradek_broker_core::partition::follower::{self, Divergence};
+use odradek_broker_core::partition::{
+    Effects, EpochEnd, FollowerFetch, FollowerFetchError, Isolation, IsrCommitted, IsrProposal, LeaderState, LogEnds,
+    Reader, check_leader_epoch,
+};
+use odradek_broker_core::purgatory::{ByteWaiters, OffsetWaiters, WaiterId};
+use odradek_broker_storage::{
+    ActiveProducer, AppendOrigin, EpochEndOffset, FlushJob, Log, LogConfig, LogDir, LogError, PartitionCheckpoint,
+    StorageError,
+};
+use odradek_common::time::{Now, Timestamp};
+use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition, TopicPartition};
+use odradek_metadata::{Image, PartitionRegistration};
+use tokio::sync::{Notify, watch};
+
+use super::deletion::{DELETIONS_WAITING_MAX, DeleteWaiter};
+use super::session::Watching;
+use super::tasks::FlushState;
+use super::throttle::Throttled;
+use super::types::{
+    AppendResult, CurrentLeader, DeletedRecords, FetchEntry, FetchParams, FetchResult, FileRange, ListedOffset,
+    PartitionError, ReplicaDescription, timestamp,
+};
+use super::waiting::{FETCHES_WAITING_MAX, FetchRow, FetchWait, LazyJoin, PRODUCES_WAITING_MAX, ProduceWaiter, Wake};
+use super::watchers::{News, Watchers};
+
+mod coordinated;
+mod following;
+mod lookups;
+
+/// What an operation needs of the rest of the broker.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub local: BrokerId,
+    pub local_epoch: BrokerEpoch,
+    pub image: &'a Image,
+    pub now: Now,
+    /// `replica.lag.time.max.ms`.
+    pub lag_max: Duration,
+}
+
+/// What a topic's configs say to its partitions.
+#[derive(Clone, Debug)]
+pub(super) struct PartitionConfig {
+    pub log: Arc<LogConfig>,
+    pub min_insync_replicas: usize,
+    pub leader_throttled: Throttled,
+    pub follower_throttled: Throttled,
+}
+
+enum Role {
+    /// The log is being opened; what metadata says is applied when it is.
+    Opening,
+    Leader(Box<LeaderState>),
+    Follower {
+        leader: BrokerId,
+        epoch: LeaderEpoch,
+    },
+    /// The log cannot be used: its directory is offline, or it is damaged.
+    Offline(String),
+    /// Deleted, or no longer assigned to this broker.
+    Gone,
+}
+
+struct Inner {
+    log: Option<Log>,
+    role: Role,
+    registration: Arc<PartitionRegistration>,
+    config: PartitionConfig,
+    produces: OffsetWaiters<ProduceWaiter>,
+    deletions: OffsetWaiters<DeleteWaiter>,
+    followers: ByteWaiters<Arc<FetchWait>>,
+    clients: ByteWaiters<Arc<FetchWait>>,
+    watchers: Watchers,
+    /// Bytes appended since the start of the process: what fetches count by.
+    appended_bytes: u64,
+    /// Tells the coordinator of this partition of the high watermark, while this replica leads.
+    commits: Option<watch::Sender<Offset>>,
+}
+
+/// Done outside the lock after a change.
+#[derive(Default)]
+#[must_use]
+pub(super) struct After {
+    pub wake: Wake,
+    pub proposal: Option<IsrProposal>,
+    /// A flush is due, or a segment was closed.
+    pub flush: bool,
+}
+
+/// What a follower's fetcher has to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FetchPosition {
+    pub log_start: Offset,
+    pub log_end: Offset,
+    /// Of the last record; -1 in an empty log.
+    pub last_epoch: LeaderEpoch,
+}
+
+/// The end of a follower's log when it asked. An answer is used only while that is its end: an offset alone could have
+/// been reached again, with other records, after a truncation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Asked {
+    pub fetch_offset: Offset,
+    pub last_epoch: LeaderEpoch,
+}
+
+impl Asked {
+    fn is_current(self, log: &Log) -> bool {
+        let position = position(log);
+        position.log_end == self.fetch_offset && position.last_epoch == self.last_epoch
+    }
+}
+
+/// Whom to fetch from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Following {
+    pub leader: BrokerId,
+    pub epoch: LeaderEpoch,
+}
+
+/// What came of the wish to wait for more to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Registered {
+    /// Take it back with [`Partition::forget_fetch`].
+    Waiting(u64),
+    /// There is more already, or no leader: read again.
+    Moved,
+    /// As many wait as may.
+    NoRoom,
+}
+
+/// Why fetched records were not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FollowError {
+    /// The partition leads, follows another leader epoch, or is gone: the answer is out of date.
+    #[error("the partition does not follow this leader epoch any more")]
+    Superseded,
+    #[error(transparent)]
+    Append(#[from] odradek_broker_storage::AppendError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A partition that this broker is a replica of.
+pub(super) struct Partition {
+    pub id: TopicIdPartition,
+    pub name: TopicPartition,
+    inner: Mutex<Inner>,
+    /// What the log directory's checkpoints are to say of it, kept apart so that they can be written while some
+    /// partition is locked. Taken after `inner`.
+    saved: Mutex<Option<(Arc<LogDir>, PartitionCheckpoint)>>,
+    pub flushing: FlushState,
+    /// Whether any throttle is configured here, so that others need not look.
+    is_throttled: AtomicBool,
+}
+
+/// A follower's fetch counts for the leader's quota.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LeaderThrottle {
+    /// Such a follower is never held back.
+    pub is_in_sync: bool,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Partition {} ({})", self.name, self.id.topic_id)
+    }
+}
+
+impl Partition {
+    /// A partition whose log is yet to be opened.
+    pub fn new(
+        id: TopicIdPartition,
+        name: TopicPartition,
+        registration: Arc<PartitionRegistration>,
+        config: PartitionConfig,
+    ) -> Self {
+        let is_throttled = AtomicBool::new(config.has_throttle());
+        let inner = Inner {
+            log: None,
+            role: Role::Opening,
+            registration,
+            config,
+            produces: OffsetWaiters::new(PRODUCES_WAITING_MAX),
+            deletions: OffsetWaiters::new(DELETIONS_WAITING_MAX),
+            followers: ByteWaiters::new(FETCHES_WAITING_MAX),
+            clients: ByteWaiters::new(FETCHES_WAITING_MAX),
+            watchers: Watchers::default(),
+            appended_bytes: 0,
+            commits: None,
+        };
+        Self {
+            id,
+            name,
+            inner: Mutex::new(inner),
+            saved: Mutex::new(None),
+            flushing: FlushState::default(),
+            is_throttled,
+        }
+    }
+
+    /// A poisoned lock means that a task panicked, and then the process is about to end.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn save(&self, log: &Log) {
+        let saved = (log.log_dir().clone(), log.checkpoint());
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+    }
+
+    /// What the checkpoints of its directory are to say; brought up to date by [`Partition::refresh_checkpoint`].
+    pub fn saved_checkpoint(&self) -> Option<(Arc<LogDir>, PartitionCheckpoint)> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn refresh_checkpoint(&self) {
+        let inner = self.lock();
+        if let Some(log) = &inner.log {
+            self.save(log);
+        }
+    }
+
+    // ---- life ----
+
+    /// The log is open: it takes up the role that metadata gave it meanwhile. A partition that is gone meanwhile hands
+    /// the log back.
+    pub fn opened(&self, mut log: Log, context: Context<'_>) -> Result<After, Box<Log>> {
+        let mut inner = self.lock();
+        if matches!(inner.role, Role::Gone) {
+            return Err(Box::new(log));
+        }
+        log.set_config(inner.config.log.clone());
+        self.save(&log);
+        inner.log = Some(log);
+        Ok(inner.assume_role(&self.name, context))
+    }
+
+    /// The log cannot be used. `None`: the partition is gone.
+    pub fn failed(&self, reason: String) -> Option<After> {
+        let mut inner = self.lock();
+        match inner.role {
+            Role::Gone => None,
+            _ => Some(inner.go_offline(reason)),
+        }
+    }
+
+    pub fn is_offline(&self) -> bool {
+        matches!(self.lock().role, Role::Offline(_))
+    }
+
+    pub fn is_durable(&self) -> bool {
+        self.lock().config.is_durable()
+    }
+
+    pub fn is_flush_due(&self, now: Timestamp) -> bool {
+        self.lock().log.as_ref().is_some_and(|log| log.is_flush_due(now))
+    }
+
+    pub fn is_opening(&self) -> bool {
+        matches!(self.lock().role, Role::Opening)
+    }
+
+    /// Metadata has changed the partition.
+    pub fn on_metadata(&self, registration: &Arc<PartitionRegistration>, context: Context<'_>) -> After {
+        let mut inner = self.lock();
+        if registration.partition_epoch < inner.registration.partition_epoch {
+            return After::default();
+        }
+        inner.registration = registration.clone();
+        match inner.role {
+            Role::Leader(_) | Role::Follower { .. } => {
+                let mut after = inner.assume_role(&self.name, context);
+                // A replica that held a deletion back may have been removed.
+                inner.complete_deletions(context, &mut after);
+                inner.tell_quietly();
+                after
+            }
+            Role::Opening | Role::Offline(_) | Role::Gone => After::default(),
+        }
+    }
+
+    pub fn set_config(&self, config: PartitionConfig, context: Context<'_>) -> After {
+        let mut inner = self.lock();
+        let min_insync_replicas = config.min_insync_replicas;
+        if let Some(log) = &mut inner.log {
+            log.set_config(config.log.clone());
+        }
+        self.is_throttled.store(config.has_throttle(), Ordering::Relaxed);
+        inner.config = config;
+        inner.lead(|leader| leader.set_min_insync_replicas(min_insync_replicas, context.image, context.now.instant))
+    }
+
+    /// Deleted, or moved away. Hands out the log, if it was open; the bool: it is being opened at this moment.
+    pub fn close(&self) -> (Option<Log>, bool, Wake) {
+        let mut inner = self.lock();
+        let was_opening = matches!(inner.role, Role::Opening);
+        inner.role = Role::Gone;
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let wake = inner.drain(ErrorCode::UnknownTopicOrPartition);
+        (inner.log.take(), was_opening, wake)
+    }
+
+    pub fn is_gone(&self) -> bool {
+        matches!(self.lock().role, Role::Gone)
+    }
+
+    /// Whom it follows; `None` when it leads, has no leader, or has no open log.
+    pub fn following(&self, local: BrokerId) -> Option<(Following, FetchPosition)> {
+        let inner = self.lock();
+        let Role::Follower { leader, epoch } = inner.role else { return None };
+        let log = inner.log.as_ref()?;
+        (leader != BrokerId::NONE && leader != local).then(|| (Following { leader, epoch }, position(log)))
+    }
+
+    // ---- produce ----
+
+    /// Appends one batch as the leader. With acks=all the result may have to wait for the high watermark: then a waiter
+    /// of `join` is registered, under the same lock as the append, and its id comes back in place of the result.
+    pub fn append(
+        &self,
+        acks: i16,
+        records: &[u8],
+        origin: AppendOrigin,
+        part: usize,
+        join: &mut LazyJoin,
+        context: Context<'_>,
+    ) -> (Result<AppendResult, WaiterId>, After) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let (Role::Leader(leader), Some(log)) = (&mut inner.role, &mut inner.log) else {
+            return (Ok(inner.append_refused()), After::default());
+        };
+        if let Err(error) = leader.check_append(acks) {
+            let message = Some(error.to_string());
+            return (
+                Ok(AppendResult { message, ..AppendResult::failed(ErrorCode::NotEnoughReplicas) }),
+                After::default(),
+            );
+        }
+        let info = match log.append_as_leader(records, leader.leader_epoch(), origin, context.now.wall) {
+            Ok(info) => info,
+            Err(error) => {
+                let result = AppendResult {
+                    message: Some(error.to_string()),
+                    record_errors: error
+                        .faults()
+                        .iter()
+                        .map(|fault| (fault.batch_index, fault.message.clone()))
+                        .collect(),
+                    log_start: if error.is_of_single_records() { log.log_start() } else { Offset::NONE },
+                    ..AppendResult::failed(error.code())
+                };
+                let after = if log.log_dir().failure().is_some() {
+                    inner.go_offline(error.to_string())
+                } else {
+                    After::default()
+                };
+                return (Ok(result), after);
+            }
+        };
+        let result = AppendResult {
+            error: ErrorCode::None,
+            message: None,
+            base_offset: info.first_offset,
+            next_offset: info.last_offset.plus(1),
+            log_append_time: info.log_append_time,
+            log_start: info.log_start,
+            record_errors: Vec::new(),
+            current_leader: None,
+        };
+        inner.appended_bytes += info.bytes as u64;
+        let position = if inner.config.is_durable() { log.recovery_point() } else { info.log_end };
+        let effects = leader.on_appended(position, context.image, context.now.instant);
+        let acknowledged = if acks == -1 { leader.acknowledged(result.next_offset) } else { Some(Ok(())) };
+        let mut after = inner.take_effects(effects);
+        after.flush = info.rolled || info.flush_due;
+        if info.bytes > 0 {
+            after.wake.fetches.extend(inner.wake_followers());
+            after.wake.sessions.extend(inner.tell(News::Appended));
+        }
+        let result = match acknowledged {
+            Some(Ok(())) => Ok(result),
+            Some(Err(error)) => {
+                let message = Some(error.to_string());
+                Ok(AppendResult { message, ..AppendResult::failed(ErrorCode::NotEnoughReplicasAfterAppend) })
+            }
+            None => {
+                let required = result.next_offset;
+                let waiter = ProduceWaiter { join: join.get(), part, result };
+                match inner.produces.register(required, waiter) {
+                    Ok(id) => Err(id),
+                    // It is appended, and there is no room to wait: the same to the client as a timeout.
+                    Err(full) => {
+                        let message = Some(full.to_string());
+                        Ok(AppendResult { message, ..AppendResult::failed(ErrorCode::RequestTimedOut) })
+                    }
+                }
+            }
+        };
+        (result, after)
+    }
+
+    pub fn forget_produce(&self, id: WaiterId) {
+        drop(self.lock().produces.remove(id));
+    }
+
+    // ---- fetch ----
+
+    /// Reads for a client or a follower, at most `bytes_max` bytes (with `min_one`: or the first batch). A follower's
+    /// position counts when `counts`, which is for the first read of a request. With a session that is `watching` it is
+    /// armed if there is no more to read now.
+    #[allow(clippy::too_many_arguments)]
+    pub fn read(
+        &self,
+        entry: &FetchEntry,
+        params: &FetchParams,
+        bytes_max: usize,
+        min_one: bool,
+        counts: bool,
+        watching: Option<Watching<'_>>,
+        context: Context<'_>,
+    ) -> (FetchResult, After) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        match inner.read(entry, params, bytes_max, min_one, context) {
+            Ok((mut result, leader_log_end)) => {
+                // Before the fetch counts: if the high watermark moves by it, that is news already.
+                if let Some(watching) = watching {
+                    result.is_armed = inner.watch(watching, entry, params, &result);
+                }
+                let after = match (counts && result.diverging_epoch.is_none(), params.replica) {
+                    (true, Some((replica, broker_epoch))) => inner.on_follower_fetch(
+                        &FollowerFetch {
+                            replica,
+                            broker_epoch,
+                            fetch_offset: entry.fetch_offset,
+                            log_start: entry.log_start,
+                            leader_log_end,
+                        },
+                        context,
+                    ),
+                    _ => After::default(),
+                };
+                (result, after)
+            }
+            Err(error) => {
+                inner.watchers.disarm(watching.and_then(|watching| *watching.watcher));
+                let result = FetchResult { current_leader: error.current_leader, ..FetchResult::failed(error.code) };
+                (result, After::default())
+            }
+        }
+    }
+
+    /// The session has gone, or has this partition no longer.
+    pub fn unwatch(&self, watcher: u64) {
+        self.lock().watchers.remove(watcher);
+    }
+
+    #[cfg(test)]
+    pub fn watcher_count(&self) -> usize {
+        self.lock().watchers.len()
+    }
+
+    /// Waits until this reader might read past `bound`, unless it already may.
+    pub fn register_fetch(&self, row: FetchRow, bound: Offset, reader: Reader, wait: &Arc<FetchWait>) -> Registered {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let (Role::Leader(leader), Some(log)) = (&inner.role, &inner.log) else { return Registered::Moved };
+        if inner.bound(leader, log, reader) != bound {
+            return Registered::Moved;
+        }
+        let counted = inner.appended_bytes;
+        let registered = match row {
+            FetchRow::Followers => inner.followers.register(counted, wait.clone()),
+            FetchRow::Clients => inner.clients.register(counted, wait.clone()),
+        };
+        registered.map_or(Registered::NoRoom, Registered::Waiting)
+    }
+
+    /// Whether what `replica` fetches counts for the leader's quota.
+    pub fn leader_throttle(&self, replica: BrokerId) -> Option<LeaderThrottle> {
+        if !self.is_throttled.load(Ordering::Relaxed) {
+            return None;
+        }
+        let inner = self.lock();
+        let Role::Leader(leader) = &inner.role else { return None };
+        let is_throttled = inner.config.leader_throttled.contains(self.name.partition.0);
+        is_throttled.then(|| LeaderThrottle { is_in_sync: leader.isr().contains(&replica) })
+    }
+
+    /// Whether what this follower fetches counts for its quota.
+    pub fn is_follower_throttled(&self) -> bool {
+        self.is_throttled.load(Ordering::Relaxed)
+            && self.lock().config.follower_throttled.contains(self.name.partition.0)
+    }
+
+    pub fn forget_fetch(&self, row: FetchRow, id: u64) {
+        let mut inner = self.lock();
+        let taken = match row {
+            FetchRow::Followers => inner.followers.remove(id),
+            FetchRow::Clients => inner.clients.remove(id),
+        };
+        drop(taken);
+    }
+
+    // ---- upkeep ----
+
+    /// Whether members of the ISR lag behind.
+    pub fn tick(&self, context: Context<'_>) -> After {
+        self.lock().lead(|leader| leader.on_tick(context.image, context.now.instant))
+    }
+
+    pub fn on_brokers_changed(&self, context: Context<'_>) -> After {
+        let mut inner = self.lock();
+        let mut after = inner.lead(|leader| {
+            leader.set_local_broker_epoch(context.local_epoch);
+            leader.on_brokers_changed(context.image, context.now.instant)
+        });
+        inner.complete_deletions(context, &mut after);
+        inner.tell_quietly();
+        after
+    }
+
+    /// The controller has answered a proposal. The bool: send it again.
+    pub fn on_alter_partition(
+        &self,
+        proposal: &IsrProposal,
+        result: Result<&IsrCommitted, ErrorCode>,
+        context: Context<'_>,
+    ) -> (After, bool) {
+        let mut retry = false;
+        let mut inner = self.lock();
+        let after = inner.lead(|leader| {
+            let outcome = leader.on_alter_partition(proposal, result, context.image, context.now.instant);
+            retry = outcome.retry;
+            outcome.effects
+        });
+        inner.tell_quietly();
+        (after, retry)
+    }
+
+    /// Runs an upkeep operation on the open log. A storage error takes the partition offline.
+    pub fn with_log<T>(&self, work: impl FnOnce(&mut Log) -> Result<T, LogError>) -> Option<T> {
+        let mut guard = self.lock();
+        let log = guard.log.as_mut()?;
+        let log_start = log.log_start();
+        match work(log) {
+            Ok(value) => {
+                self.save(log);
+                if log.log_start() != log_start {
+                    guard.tell_quietly();
+                }
+                Some(value)
+            }
+            Err(error) => {
+                if log.log_dir().failure().is_some() {
+                    let after = guard.go_offline(error.to_string());
+                    drop(guard);
+                    after.wake.fire();
+                } else {
+                    tracing::error!(partition = %self.name, %error, "upkeep of a log failed");
+                }
+                None
+            }
+        }
+    }
+
+    /// What has to be synced now.
+    pub fn flush_job(&self, now: Now) -> Option<FlushJob> {
+        self.with_log(|log| log.flush_job(now.wall)).flatten()
+    }
+
+    /// A flush has succeeded. In a durable topic this is when the leader's own position moves.
+    pub fn flushed(&self, flushed: odradek_broker_storage::Flushed, context: Context<'_>) -> After {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let Some(log) = &mut inner.log else { return After::default() };
+        log.complete_flush(flushed);
+        self.save(log);
+        if !inner.config.is_durable() {
+            return After::default();
+        }
+        let position = log.recovery_point();
+        inner.lead(|leader| leader.on_appended(position, context.image, context.now.instant))
+    }
+
+    /// Closes the log for a clean shutdown.
+    pub fn shut_down(&self, now: Now) -> Result<(), LogError> {
+        let mut inner = self.lock();
+        let result = match &mut inner.log {
+            Some(log) => {
+                let result = log.close(now.wall);
+                self.save(log);
+                result
+            }
+            None => Ok(()),
+        };
+        let wake = inner.drain(ErrorCode::NotLeaderOrFollower);
+        inner.role = Role::Offline("the broker is shutting down".to_owned());
+        drop(inner);
+        wake.fire();
+        result
+    }
+}
+
+impl PartitionConfig {
+    /// With `flush.messages=1` nothing counts before it is on disk, as the flush in Kafka's append has it.
+    pub fn is_durable(&self) -> bool {
+        self.log.flush_messages <= 1
+    }
+
+    fn has_throttle(&self) -> bool {
+        self.leader_throttled != Throttled::None || self.follower_throttled != Throttled::None
+    }
+}
+
+impl Inner {
+    /// Leads or follows as the registration says.
+    fn assume_role(&mut self, name: &TopicPartition, context: Context<'_>) -> After {
+        let registration = self.registration.clone();
+        if registration.leader != context.local {
+            let wake = if matches!(self.role, Role::Leader(_)) {
+                self.drain(ErrorCode::NotLeaderOrFollower)
+            } else {
+                Wake::default()
+            };
+            self.role = Role::Follower { leader: registration.leader, epoch: registration.leader_epoch };
+            return After { wake, ..After::default() };
+        }
+        let Some(log) = &mut self.log else { return After::default() };
+        let now = context.now.instant;
+        let (effects, is_new_epoch) = match &mut self.role {
+            Role::Leader(leader) => {
+                let before = leader.leader_epoch();
+                let effects = leader.on_metadata(&registration, context.image, now);
+                (effects, leader.leader_epoch() > before)
+            }
+            _ => {
+                let log_end = if self.config.is_durable() { log.recovery_point() } else { log.log_end() };
+                let ends = LogEnds { log_end: log.log_end(), high_watermark: log.high_watermark() };
+                let mut leader = LeaderState::new(
+                    context.local,
+                    context.local_epoch,
+                    &registration,
+                    LogEnds { log_end, ..ends },
+                    self.config.min_insync_replicas,
+                    context.lag_max,
+                    now,
+                );
+                let effects = leader.start(context.image, now);
+                self.role = Role::Leader(Box::new(leader));
+                (effects, true)
+            }
+        };
+        if is_new_epoch {
+            let (epoch, start) = (registration.leader_epoch, log.log_end());
+            tracing::debug!(partition = %name, %epoch, %start, "leading");
+            if let Err(error) = log.assign_epoch_start(epoch, start) {
+                return self.go_offline(error.to_string());
+            }
+        }
+        // What a durable topic's follower had not synced yet would hold the high watermark until the next append.
+        let flush = self.config.is_durable() && log.recovery_point() < log.log_end();
+        let mut after = After { flush, ..self.take_effects(effects) };
+        if is_new_epoch {
+            after.wake.sessions.extend(self.tell(News::Role));
+        }
+        after
+    }
+
+    fn go_offline(&mut self, reason: String) -> After {
+        let wake = self.drain(ErrorCode::KafkaStorageError);
+        self.role = Role::Offline(reason);
+        After { wake, ..After::default() }
+    }
+
+    /// Everybody who waits is answered, or reads again and finds out.
+    fn drain(&mut self, error: ErrorCode) -> Wake {
+        self.commits = None;
+        let produces = self.produces.drain().into_iter().map(|waiter| (waiter, error)).collect();
+        let mut fetches = self.followers.drain();
+        fetches.extend(self.clients.drain());
+        let deletions = self.deletions.drain().into_iter();
+        let deletions = deletions.map(|waiter| (waiter, DeletedRecords::failed(error))).collect();
+        Wake { produces, fetches, deletions, sessions: self.tell(News::Role) }
+    }
+
+    /// Arms the session that reads, if it has read all there is. Whether it is armed. A follower outside of the ISR never
+    /// is: each of its fetches may let it in.
+    fn watch(
+        &mut self,
+        watching: Watching<'_>,
+        entry: &FetchEntry,
+        params: &FetchParams,
+        result: &FetchResult,
+    ) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let is_member = params.replica.is_none_or(|(replica, _)| leader.isr().contains(&replica));
+        let has_all = result.is_empty() && result.diverging_epoch.is_none() && entry.fetch_offset >= result.bound;
+        self.watchers.put(watching, params.replica.is_some(), is_member && has_all, self.appended_bytes)
+    }
+
+    fn tell(&mut self, news: News) -> Vec<Arc<Notify>> {
+        self.watchers.tell(news, self.appended_bytes)
+    }
+
+    /// News that wakes nobody: it neither adds bytes, nor is it told at once.
+    fn tell_quietly(&mut self) {
+        let woken = self.tell(News::Quiet);
+        debug_assert!(woken.is_empty(), "who has enough does not wait");
+    }
+
+    fn lead(&mut self, step: impl FnOnce(&mut LeaderState) -> Effects) -> After {
+        let Role::Leader(leader) = &mut self.role else { return After::default() };
+        let effects = step(leader);
+        self.take_effects(effects)
+    }
+
+    fn take_effects(&mut self, effects: Effects) -> After {
+        let mut after = After { proposal: effects.proposal, ..After::default() };
+        let (Some(mark), Role::Leader(leader), Some(log)) = (effects.high_watermark, &self.role, &mut self.log) else {
+            return after;
+        };
+        log.set_high_watermark(mark);
+        if let Some(commits) = &self.commits {
+            commits.send_replace(mark);
+        }
+        let error = match leader.acknowledged(mark) {
+            Some(Err(_)) => ErrorCode::NotEnoughReplicasAfterAppend,
+            _ => ErrorCode::None,
+        };
+        after.wake.produces.extend(self.produces.reached(mark).into_iter().map(|waiter| (waiter, error)));
+        let total = self.appended_bytes;
+        after.wake.fetches.extend(self.clients.grown(total, |wait, bytes| wait.count(bytes.max(1))));
+        after.wake.sessions.extend(self.tell(News::HighWatermark));
+        after
+    }
+
+    fn wake_followers(&mut self) -> Vec<Arc<FetchWait>> {
+        let total = self.appended_bytes;
+        self.followers.grown(total, |wait, bytes| wait.count(bytes))
+    }
+
+    fn current_leader(&self) -> CurrentLeader {
+        CurrentLeader { leader: self.registration.leader, epoch: self.registration.leader_epoch }
+    }
+
+    fn append_refused(&self) -> AppendResult {
+        let error = self.refusal();
+        AppendResult {
+            message: Some(error.message),
+            current_leader: error.current_leader,
+            ..AppendResult::failed(error.code)
+        }
+    }
+
+    /// Why this replica does not serve as a leader.
+    fn refusal(&self) -> PartitionError {
+        match &self.role {
+            Role::Offline(reason) => PartitionError::new(ErrorCode::KafkaStorageError, reason.clone()),
+            Role::Gone => ErrorCode::UnknownTopicOrPartition.into(),
+            Role::Opening => {
+                PartitionError::new(ErrorCode::NotLeaderOrFollower, "the partition's log is being opened: try again")
+            }
+            _ => PartitionError {
+                current_leader: Some(self.current_leader()),
+                ..PartitionError::new(ErrorCode::NotLeaderOrFollower, "another broker leads this partition")
+            },
+        }
+    }
+
+    /// The leader's state and log, fenced by the epoch that a request names.
+    fn leader(&self, requested: LeaderEpoch) -> Result<(&LeaderState, &Log), PartitionError> {
+        let current = match &self.role {
+            Role::Leader(leader) => leader.leader_epoch(),
+            Role::Follower { epoch, .. } => *epoch,
+            _ => return Err(self.refusal()),
+        };
+        check_leader_epoch(requested, current).map_err(|error| PartitionError {
+            current_leader: Some(self.current_leader()),
+            ..PartitionError::new(error.code(), error.to_string())
+        })?;
+        match (&self.role, &self.log) {
+            (Role::Leader(leader), Some(log)) => Ok((leader, log)),
+            _ => Err(self.refusal()),
+        }
+    }
+
+    /// How far a reader may read.
+    fn bound(&self, leader: &LeaderState, log: &Log, reader: Reader) -> Offset {
+        match reader {
+            // In a durable topic too: a follower may have what the leader has not synced yet.
+            Reader::Follower => log.log_end(),
+            reader => leader.read_bound(reader, log.last_stable_offset()),
+        }
+    }
+
+    /// The result, and the log end before the read.
+    fn read(
+        &self,
+        entry: &FetchEntry,
+        params: &FetchParams,
+        bytes_max: usize,
+        min_one: bool,
+        context: Context<'_>,
+    ) -> Result<(FetchResult, Offset), PartitionError> {
+        let (leader, log) = self.leader(entry.current_leader_epoch)?;
+        if let Some((replica, broker_epoch)) = params.replica {
+            let checked = leader.check_follower(replica, broker_epoch, context.image);
+            checked.map_err(|error| follower_refusal(error, entry.current_leader_epoch))?;
+        }
+        let bound = self.bound(leader, log, params.reader);
+        let mut result = FetchResult {
+            error: ErrorCode::None,
+            high_watermark: leader.high_watermark(),
+            last_stable_offset: log.last_stable_offset(),
+            log_start: log.log_start(),
+            bound,
+            ..FetchResult::failed(ErrorCode::None)
+        };
+        let own = log.leader_epoch_end_offset(entry.last_fetched_epoch);
+        let own = (own != EpochEndOffset::UNKNOWN).then_some(EpochEnd { epoch: own.epoch, end: own.end });
+        match follower::divergence(entry.last_fetched_epoch, entry.fetch_offset, own, log.log_start()) {
+            Divergence::None => {}
+            Divergence::At(end) => {
+                result.diverging_epoch = Some(end);
+                return Ok((result, log.log_end()));
+            }
+            Divergence::OutOfRange => {
+                let message = "the log does not reach back to the epoch of the reader's last record";
+                return Err(PartitionError::new(ErrorCode::OffsetOutOfRange, message));
+            }
+        }
+        let slice = log
+            .read(entry.fetch_offset, bytes_max, bound, min_one)
+            .map_err(|error| PartitionError::new(error.code(), error.to_string()))?;
+        if params.reader == Reader::Client(Isolation::ReadCommitted) {
+            let aborted = log.aborted_transactions(&slice);
+            let aborted = aborted.map_err(|error| PartitionError::new(error.code(), error.to_string()))?;
+            result.aborted = Some(aborted);
+        }
+        if let Some(file) = slice.file
+            && slice.len > 0
+        {
+            result.records = Some(FileRange { file, position: slice.position, len: slice.len });
+        }
+        Ok((result, log.log_end()))
+    }
+
+    fn on_follower_fetch(&mut self, fetch: &FollowerFetch, context: Context<'_>) -> After {
+        // It was checked before the read, under this lock.
+        let step = |leader: &mut LeaderState| leader.on_follower_fetch(fetch, context.image, context.now.instant);
+        let mut after = self.lead(|leader| step(leader).unwrap_or_default());
+        self.complete_deletions(context, &mut after);
+        after
+    }
+
+    /// The least log start of the living replicas; `None` when this one does not lead.
+    fn low_watermark(&self, context: Context<'_>) -> Option<Offset> {
+        let (Role::Leader(leader), Some(log)) = (&self.role, &self.log) else { return None };
+        Some(leader.low_watermark(log.log_start(), context.image))
+    }
+
+    fn complete_deletions(&mut self, context: Context<'_>, after: &mut After) {
+        if self.deletions.is_empty() {
+            return;
+        }
+        let Some(low_watermark) = self.low_watermark(context) else { return };
+        let result = DeletedRecords { error: ErrorCode::None, low_watermark };
+        after.wake.deletions.extend(self.deletions.reached(low_watermark).into_iter().map(|waiter| (waiter, result)));
+    }
+
+    fn follower_log(&mut self, following: Following) -> Result<(&mut Log, LeaderEpoch), FollowError> {
+        match (&self.role, &mut self.log) {
+            (Role::Follower { leader, epoch }, Some(log))
+                if *leader == following.leader && *epoch == following.epoch =>
+            {
+                Ok((log, *epoch))
+            }
+            _ => Err(FollowError::Superseded),
+        }
+    }
+
+    fn on_follow_error(&mut self, error: FollowError) -> FollowError {
+        if self.log.as_ref().is_some_and(|log| log.log_dir().failure().is_some()) {
+            let after = self.go_offline(error.to_string());
+            // A follower has no waiters; whoever waits nevertheless reads again.
+            after.wake.fire();
+        }
+        error
+    }
+}
+
+fn follower_refusal(error: FollowerFetchError, named_epoch: LeaderEpoch) -> PartitionError {
+    let code = match error {
+        // With the right leader epoch named, this leader may be behind in its metadata: the follower tries again.
+        FollowerFetchError::NotAReplica(_) if named_epoch != LeaderEpoch::NONE => ErrorCode::UnknownLeaderEpoch,
+        FollowerFetchError::NotAReplica(_) | FollowerFetchError::StaleBrokerEpoch { .. } => {
+            ErrorCode::NotLeaderOrFollower
+        }
+    };
+    PartitionError::new(code, error.to_string())
+}
+
+fn position(log: &Log) -> FetchPosition {
+    let (log_start, log_end) = (log.log_start(), log.log_end());
+    // Not the latest epoch that was assigned: this replica may have led without appending.
+    let last_epoch = if log_end > log_start { log.epoch_at(log_end.plus(-1)) } else { None };
+    FetchPosition { log_start, log_end, last_epoch: last_epoch.unwrap_or(LeaderEpoch::NONE) }
+}

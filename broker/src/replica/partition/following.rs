@@ -1,0 +1,118 @@
+//! A partition as a follower: it appends what the leader sent, and truncates where their histories part.
+
+use super::*;
+
+impl Partition {
+    /// Appends what the leader sent, and takes over its high watermark and log start.
+    pub fn append_as_follower(
+        &self,
+        following: Following,
+        asked: Asked,
+        records: &[u8],
+        leader_high_watermark: Offset,
+        leader_log_start: Offset,
+        context: Context<'_>,
+    ) -> Result<(FetchPosition, bool), FollowError> {
+        let mut guard = self.lock();
+        let (log, _) = guard.follower_log(following)?;
+        if !asked.is_current(log) {
+            return Err(FollowError::Superseded);
+        }
+        let mut flush = false;
+        if !records.is_empty() {
+            let appended = log.append_as_follower(records, context.now.wall);
+            match appended {
+                Ok(info) => flush = info.is_some_and(|info| info.rolled || info.flush_due),
+                Err(error) => return Err(guard.on_follow_error(error.into())),
+            }
+        }
+        let mark = follower::high_watermark(log.high_watermark(), leader_high_watermark, log.log_end());
+        if mark != log.high_watermark() {
+            log.set_high_watermark(mark);
+        }
+        if leader_log_start > log.log_start() && leader_log_start <= mark {
+            let moved = log.delete_records_before(leader_log_start);
+            if let Err(error) = moved {
+                return Err(guard.on_follow_error(error.into()));
+            }
+        }
+        Ok((position(log), flush))
+    }
+
+    /// Truncates to where the history parts from the leader's. `checkpoint` is called, still under the lock, when the
+    /// recovery point moved back: nothing may be appended before that is on disk.
+    pub fn truncate(
+        &self,
+        following: Following,
+        asked: Asked,
+        leader: EpochEnd,
+        checkpoint: impl FnOnce(&LogDir) -> Result<(), StorageError>,
+        context: Context<'_>,
+    ) -> Result<FetchPosition, FollowError> {
+        self.change_follower(following, checkpoint, |log| {
+            if !asked.is_current(log) {
+                return Ok(());
+            }
+            let own = log.leader_epoch_end_offset(leader.epoch);
+            let own = (own != EpochEndOffset::UNKNOWN).then_some(EpochEnd { epoch: own.epoch, end: own.end });
+            let to = follower::truncation(leader, own, log.log_end());
+            tracing::info!(
+                partition = %self.name, from = %log.log_end(), to = %to, leader_epoch = %leader.epoch,
+                leader_end = %leader.end, "truncating to where the leader's history parts"
+            );
+            log.truncate_to(to, context.now.wall).map(|_| ())
+        })
+    }
+
+    /// Truncates to `offset`, after an unclean election left the leader with a shorter log.
+    pub fn truncate_to(
+        &self,
+        following: Following,
+        offset: Offset,
+        checkpoint: impl FnOnce(&LogDir) -> Result<(), StorageError>,
+        context: Context<'_>,
+    ) -> Result<FetchPosition, FollowError> {
+        self.change_follower(following, checkpoint, |log| {
+            tracing::warn!(partition = %self.name, from = %log.log_end(), to = %offset, "the leader's log is shorter");
+            log.truncate_to(offset, context.now.wall).map(|_| ())
+        })
+    }
+
+    /// Drops everything and starts at the leader's log start: all that is here has been deleted there.
+    pub fn start_at(
+        &self,
+        following: Following,
+        offset: Offset,
+        checkpoint: impl FnOnce(&LogDir) -> Result<(), StorageError>,
+        context: Context<'_>,
+    ) -> Result<FetchPosition, FollowError> {
+        self.change_follower(following, checkpoint, |log| {
+            tracing::warn!(partition = %self.name, from = %log.log_end(), to = %offset, "starting at the leader's log start");
+            log.truncate_fully_and_start_at(offset, context.now.wall)
+        })
+    }
+
+    fn change_follower(
+        &self,
+        following: Following,
+        checkpoint: impl FnOnce(&LogDir) -> Result<(), StorageError>,
+        change: impl FnOnce(&mut Log) -> Result<(), LogError>,
+    ) -> Result<FetchPosition, FollowError> {
+        let mut guard = self.lock();
+        let (log, _) = guard.follower_log(following)?;
+        let recovery_point = log.recovery_point();
+        let changed = change(log);
+        let result = changed.map_err(FollowError::from).and_then(|()| {
+            self.save(log);
+            if log.recovery_point() < recovery_point {
+                checkpoint(log.log_dir()).map_err(FollowError::from)
+            } else {
+                Ok(())
+            }
+        });
+        match result {
+            Ok(()) => Ok(position(log)),
+            Err(error) => Err(guard.on_follow_error(error)),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Replicas as their callers see them: one broker alone, and clusters of three that replicate, fail over and heal.
+
+mod cluster;
+mod replication;
+mod sessions;
+mod single;

@@ -1,0 +1,48 @@
+//! Partition logs on disk, in Kafka's own layout and file formats, so that Kafka's `DumpLogSegments` reads them and a
+//! Kafka data directory can be adopted.
+//!
+//! - [`Log`] is one partition: append, read, look up, truncate, flush, retain, recover. One writer at a time (`&mut`),
+//!   any number of readers (`&`).
+//! - [`Cleaning`] compacts a log in steps, beside its readers and its writer.
+//! - [`LogDirs`] are a broker's `log.dirs`: identity, locks, checkpoints, loading and placement.
+//!
+//! Everything is synchronous and goes through [`odradek_common::fs::Fs`]: no async runtime, no `std::fs`, no clock, no
+//! threads. A failed write or sync takes its log directory offline ([`LogDir`]) and is never retried; damaged bytes
+//! are a typed error that names file, position and offset.
+//!
+//! **Invariant:** no index is mapped into memory, and a closed segment costs a few hundred bytes.
+
+pub mod checkpoints;
+mod cleaner;
+mod config;
+mod dir;
+mod error;
+mod index_file;
+mod leader_epochs;
+mod log;
+mod log_dirs;
+mod offset_index;
+mod producer_snapshot;
+mod producer_state;
+mod recovery;
+mod scan;
+mod segment;
+mod time_index;
+mod txn_index;
+mod validate;
+
+pub use cleaner::{CleanError, CleanProgress, CleanStats, Cleanable, CleanerConfig, Cleaning, Replacement};
+pub use config::{LogConfig, ProducerStateConfig, Recompression};
+pub use dir::LogDir;
+pub use error::{AppendError, Corruption, LogError, ReadError, RecordFault, StorageError};
+pub use leader_epochs::{EpochEndOffset, EpochEntry};
+pub use log::{
+    AppendInfo, AppendOrigin, DeferredDelete, FlushJob, Flushed, Log, LogLocation, ReadSlice, TimestampLookup,
+    TimestampOffset,
+};
+pub use log_dirs::{
+    DirFailure, IdentityError, LoadReport, LoadRequest, LogDirs, LogDirsConfig, PartitionCheckpoint, format_directory,
+};
+pub use producer_state::{ActiveProducer, ProducerError};
+pub use recovery::{Damage, Recovery, RecoveryReport};
+pub use txn_index::AbortedTxn;

@@ -1,0 +1,114 @@
+//! Flushing: what is below the recovery point is on disk.
+//!
+//! A sync may take long, so it is split: `flush_job` collects what has to be synced (under the partition's lock),
+//! `FlushJob::run` syncs it (without), `complete_flush` moves the recovery point (under the lock again). Appends go on
+//! meanwhile.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use odradek_common::fs::{File, OpenMode};
+use odradek_common::{Offset, time::Timestamp};
+
+use crate::checkpoints::PARTITION_METADATA;
+use crate::dir::Place;
+use crate::error::{LogError, StorageError};
+use crate::log::Log;
+use crate::producer_snapshot;
+
+/// Work that makes the log durable up to an offset.
+#[must_use = "nothing is synced before the job is run"]
+#[derive(Debug)]
+pub struct FlushJob {
+    place: Arc<Place>,
+    files: Vec<Arc<dyn File>>,
+    snapshot: Option<PathBuf>,
+    names: bool,
+    dir: bool,
+    until: Offset,
+    truncations: u64,
+}
+
+/// A job that succeeded.
+#[must_use = "hand it to `Log::complete_flush`"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// Everything below was synced.
+    pub until: Offset,
+    truncations: u64,
+}
+
+impl FlushJob {
+    /// Syncs. A failure takes the log directory offline.
+    pub fn run(self) -> Result<Flushed, StorageError> {
+        let place = &self.place;
+        place.log_dir.check()?;
+        let path = || place.dir.clone();
+        for file in &self.files {
+            place.guard("syncing", path, file.sync_data())?;
+        }
+        let metadata = self.dir.then(|| place.dir.join(PARTITION_METADATA));
+        for path in self.snapshot.into_iter().chain(metadata) {
+            let synced = place.fs.open(&path, OpenMode::ReadWrite).and_then(|file| file.sync_data());
+            // Retention may have removed a snapshot meanwhile.
+            if synced.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+                place.guard("syncing", || path, synced)?;
+            }
+        }
+        if self.names {
+            place.guard("syncing", path, place.fs.sync_dir(&place.dir))?;
+        }
+        if self.dir {
+            place.guard("syncing", || place.log_dir.path.clone(), place.fs.sync_dir(&place.log_dir.path))?;
+        }
+        Ok(Flushed { until: self.until, truncations: self.truncations })
+    }
+}
+
+impl Log {
+    /// Whether `flush.messages` or `flush.ms` asks for a flush.
+    pub fn is_flush_due(&self, now: Timestamp) -> bool {
+        let unflushed = self.log_end.0 - self.recovery_point.0;
+        unflushed > 0
+            && (unflushed >= self.config.flush_messages
+                || now.0.saturating_sub(self.last_flush.0) >= self.config.flush_ms)
+    }
+
+    /// What has to be done so that everything appended so far is durable; `None` when it is.
+    pub fn flush_job(&mut self, now: Timestamp) -> Result<Option<FlushJob>, LogError> {
+        self.check_online()?;
+        self.last_flush = now;
+        let place = self.place.clone();
+        let mut files = Vec::new();
+        for segment in &mut self.segments {
+            segment.take_unsynced(&place, &mut files)?;
+        }
+        let epochs = self.epochs.take_unsynced(&place)?;
+        let names = std::mem::take(&mut self.names_unsynced) | epochs.is_some();
+        files.extend(epochs);
+        let dir = std::mem::take(&mut self.dir_unsynced);
+        if files.is_empty() && !names && !dir && self.recovery_point == self.log_end {
+            return Ok(None);
+        }
+        let snapshot = (names && self.producers.snapshot > self.log_start.0)
+            .then(|| place.file(self.producers.snapshot, producer_snapshot::SUFFIX));
+        let (until, truncations) = (self.log_end, self.truncations);
+        Ok(Some(FlushJob { place, files, snapshot, names, dir, until, truncations }))
+    }
+
+    /// Moves the recovery point to what a job has synced, unless the log was truncated meanwhile.
+    pub fn complete_flush(&mut self, flushed: Flushed) {
+        if flushed.truncations == self.truncations {
+            self.recovery_point = self.recovery_point.max(flushed.until);
+        }
+    }
+
+    /// Makes everything appended so far durable, waiting for the disk.
+    pub fn flush(&mut self, now: Timestamp) -> Result<(), LogError> {
+        if let Some(job) = self.flush_job(now)? {
+            let flushed = job.run()?;
+            self.complete_flush(flushed);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,529 @@
+//! Bringing a log directory's files back to a sound log: after a clean shutdown by trusting them, after a crash by
+//! reading every batch from the recovery point on.
+//!
+//! 1. Leftovers of interrupted deletions and cleanings are removed or completed.
+//! 2. After a crash each batch from the segment of the recovery point on is read and its CRC checked. At the first one
+//!    that is not sound the log is cut, and later segments are dropped, as Kafka does; the report names the place.
+//! 3. Missing or damaged indexes, the leader epochs, and the producer state are rebuilt from the batches.
+//!
+//! Kafka's `LogLoader` and `LogSegment.recover`.
+
+#![deny(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use odradek_common::fs::OpenMode;
+use odradek_common::{Offset, time::Timestamp};
+use odradek_records::{Batch, BatchHeader, EndTxnMarker};
+
+use crate::cleaner::{CLEANED_SUFFIX, SWAP_SUFFIX};
+use crate::config::{LogConfig, ProducerStateConfig};
+use crate::dir::Place;
+use crate::error::{LogError, StorageError};
+use crate::leader_epochs::LeaderEpochs;
+use crate::producer_snapshot;
+use crate::producer_state::ProducerStates;
+use crate::scan::{RECOVERY_BUFFER_BYTES, Scan, ScanError};
+use crate::segment::{LOG_SUFFIX, Segment};
+use crate::{offset_index, time_index, txn_index};
+
+const DELETED_SUFFIX: &str = ".deleted";
+const TEMPORARY_SUFFIX: &str = ".tmp";
+/// A transaction marker takes 78 bytes; a control batch that claims more than this is not read.
+const CONTROL_BATCH_BYTES_MAX: usize = 64 * 1024;
+
+/// What the checkpoints of the log directory say of a log that is to be opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Below this everything is on disk.
+    pub recovery_point: Offset,
+    /// From DeleteRecords or retention; the first segment's base offset when that is later.
+    pub log_start: Offset,
+    /// The last process marked its shutdown as clean.
+    pub clean: bool,
+}
+
+impl Recovery {
+    /// For a log that is made anew.
+    pub const NEW: Self = Self { recovery_point: Offset::ZERO, log_start: Offset::ZERO, clean: true };
+}
+
+/// Where recovery found a batch that was not sound, and what it cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub file: PathBuf,
+    /// Of the damaged batch, in bytes.
+    pub position: u64,
+    /// The offset that the log was cut to.
+    pub offset: Offset,
+    pub reason: String,
+    /// Bytes cut from this file.
+    pub bytes_cut: u64,
+    /// Later segments that were dropped. Above 0, or with a sync behind it, this is not a torn tail but a failing disk.
+    pub segments_dropped: usize,
+}
+
+/// What opening a log did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Segments whose batches were all read.
+    pub segments_scanned: usize,
+    pub indexes_rebuilt: usize,
+    pub damage: Option<Damage>,
+}
+
+/// A log on its way to be opened.
+pub(crate) struct Loader {
+    pub place: Arc<Place>,
+    pub config: Arc<LogConfig>,
+    pub now: Timestamp,
+    pub segments: Vec<Segment>,
+    pub epochs: LeaderEpochs,
+    pub producers: ProducerStates,
+    pub report: RecoveryReport,
+}
+
+/// `{base:020}` in front of a suffix.
+fn base_of(name: &str, suffix: &str) -> Option<i64> {
+    let digits = name.strip_suffix(suffix)?;
+    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+}
+
+/// The base offset of any file of a segment, whatever its suffix.
+fn base_of_any(name: &str) -> Option<i64> {
+    name.get(..20)?.parse().ok()
+}
+
+impl Loader {
+    pub fn load(
+        place: Arc<Place>,
+        config: Arc<LogConfig>,
+        producers: ProducerStateConfig,
+        recovery: Recovery,
+        now: Timestamp,
+    ) -> Result<(Self, Offset), LogError> {
+        let producers = ProducerStates::new(producers, recovery.log_start.0);
+        let (segments, epochs, report) = (Vec::new(), LeaderEpochs::default(), RecoveryReport::default());
+        let mut loader = Self { place, config, now, segments, epochs, producers, report };
+        loader.finish_interrupted_cleaning()?;
+        let snapshots = loader.open_segments()?;
+        let stored_epochs = LeaderEpochs::load(&loader.place)?;
+        let has_epochs = stored_epochs.is_some();
+        loader.epochs = stored_epochs.unwrap_or_default();
+        let mut scan_from = None;
+        if !recovery.clean && !loader.segments.is_empty() {
+            scan_from = Some(loader.segment_index(recovery.recovery_point.0));
+        }
+        let mut log_end = match loader.clean_end() {
+            Ok(end) => end,
+            Err(LogError::Corrupt(damage)) => {
+                // A clean shutdown was announced, and yet: fall back to reading the last segment.
+                tracing::error!("{damage}; reading the segment anew");
+                scan_from = scan_from.or(Some(loader.segments.len().saturating_sub(1)));
+                recovery.log_start.0
+            }
+            Err(error) => return Err(error),
+        };
+        if scan_from.is_none() {
+            loader.rebuild_missing_indexes()?;
+        }
+        let scan_base = scan_from.and_then(|index| loader.segments.get(index)).map(|segment| segment.base);
+        let replay_to = scan_base.unwrap_or(log_end);
+        let from = loader.load_snapshot(&snapshots, replay_to, recovery.log_start.0)?;
+        loader.replay(from, replay_to, !has_epochs)?;
+        if let Some(first) = scan_from {
+            loader.epochs.truncate_end(Offset(replay_to));
+            log_end = loader.scan_segments(first)?;
+        }
+        let log_end = loader.ensure_segment(log_end, recovery.log_start.0)?;
+        loader.remove_stray_snapshots(log_end)?;
+        loader.epochs.truncate_end(Offset(log_end));
+        loader.epochs.save(&loader.place)?;
+        Ok((loader, Offset(log_end)))
+    }
+
+    fn names(&self) -> Result<Vec<String>, StorageError> {
+        let entries =
+            self.place.guard("listing", || self.place.dir.clone(), self.place.fs.read_dir(&self.place.dir))?;
+        Ok(entries.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name).collect())
+    }
+
+    fn sync_dir(&self) -> Result<(), StorageError> {
+        self.place.guard("syncing", || self.place.dir.clone(), self.place.fs.sync_dir(&self.place.dir))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        self.place.remove(&self.place.dir.join(name))
+    }
+
+    /// Removes what was being deleted or written, and completes the swap of cleaned segments (KAFKA-6264's order: a swap
+    /// beside unfinished cleaned files of lower offsets is dropped).
+    fn finish_interrupted_cleaning(&self) -> Result<(), LogError> {
+        let names = self.names()?;
+        let min_cleaned =
+            names.iter().filter(|name| name.ends_with(CLEANED_SUFFIX)).filter_map(|name| base_of_any(name)).min();
+        let mut swaps = Vec::new();
+        for name in &names {
+            if name.ends_with(SWAP_SUFFIX)
+                && base_of_any(name).is_some_and(|base| min_cleaned.is_none_or(|min| base < min))
+            {
+                swaps.push(name.clone());
+            } else if [DELETED_SUFFIX, CLEANED_SUFFIX, SWAP_SUFFIX, TEMPORARY_SUFFIX]
+                .iter()
+                .any(|end| name.ends_with(end))
+            {
+                self.remove(name)?;
+            }
+        }
+        let swapped_log = |name: &String| base_of(name.strip_suffix(SWAP_SUFFIX)?, LOG_SUFFIX);
+        let Some(first) = swaps.iter().filter_map(swapped_log).min() else {
+            return swaps.iter().try_for_each(|name| Ok(self.remove(name)?));
+        };
+        let mut end = first;
+        for name in swaps.iter().filter(|name| swapped_log(name).is_some()) {
+            end = end.max(self.end_of(name)?);
+        }
+        // What has the name of a new file already is new; a log is renamed over the old one.
+        let is_new = |base| swaps.iter().any(|name| swapped_log(name) == Some(base));
+        for name in names.iter().filter(|name| !swaps.contains(name)) {
+            if base_of_any(name).is_some_and(|base| base >= first && base < end && !is_new(base)) {
+                self.remove(name)?;
+            }
+        }
+        // The logs last, as in the swap itself, so that it can be completed again.
+        let (logs, indexes): (Vec<_>, Vec<_>) = swaps.iter().partition(|name| swapped_log(name).is_some());
+        for names in [indexes, logs] {
+            for name in names {
+                let to = self.place.dir.join(name.strip_suffix(SWAP_SUFFIX).unwrap_or(name));
+                let result = self.place.fs.rename(&self.place.dir.join(name), &to);
+                self.place.guard("renaming", || self.place.dir.join(name), result)?;
+            }
+            self.sync_dir()?;
+        }
+        Ok(())
+    }
+
+    /// The offset behind the last batch of a file that is not a segment yet.
+    fn end_of(&self, name: &str) -> Result<i64, StorageError> {
+        let path = self.place.dir.join(name);
+        let file = self.place.guard("opening", || path.clone(), self.place.fs.open(&path, OpenMode::Read))?;
+        let len = self.place.guard("reading", || path.clone(), file.len())?;
+        let mut scan = Scan::new(&*file, 0, len, RECOVERY_BUFFER_BYTES);
+        let mut end = base_of_any(name).unwrap_or(0);
+        while let Ok(Some((_, header))) = scan.next() {
+            end = header.next_offset().0;
+        }
+        Ok(end)
+    }
+
+    /// Opens the segments in order; returns the offsets of the snapshots. Indexes without a log are removed.
+    fn open_segments(&mut self) -> Result<BTreeSet<i64>, LogError> {
+        let names = self.names()?;
+        let present: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        let mut snapshots = BTreeSet::new();
+        for name in &names {
+            if let Some(base) = base_of(name, LOG_SUFFIX) {
+                let has_txn_index = present.contains(format!("{base:020}{}", txn_index::SUFFIX).as_str());
+                let segment = Segment::open(&self.place, base, has_txn_index, self.now)?;
+                let indexes = [offset_index::SUFFIX, time_index::SUFFIX];
+                let complete = indexes.iter().all(|suffix| present.contains(format!("{base:020}{suffix}").as_str()));
+                segment.index_is_damaged.store(segment.size > 0 && !complete, Ordering::Relaxed);
+                self.segments.push(segment);
+            } else if let Some(offset) = base_of(name, producer_snapshot::SUFFIX) {
+                snapshots.insert(offset);
+            } else {
+                let suffixes = [offset_index::SUFFIX, time_index::SUFFIX, txn_index::SUFFIX];
+                let base = suffixes.iter().find_map(|suffix| base_of(name, suffix));
+                if base.is_some_and(|base| !present.contains(format!("{base:020}{LOG_SUFFIX}").as_str())) {
+                    tracing::warn!("removing the index {name} in {}, which has no log", self.place.dir.display());
+                    self.remove(name)?;
+                }
+            }
+        }
+        self.segments.sort_by_key(|segment| segment.base);
+        Ok(snapshots)
+    }
+
+    fn segment_index(&self, offset: i64) -> usize {
+        self.segments.partition_point(|segment| segment.base <= offset).saturating_sub(1)
+    }
+
+    /// The end of the last segment by its index and headers.
+    fn clean_end(&self) -> Result<i64, LogError> {
+        self.segments.last().map_or(Ok(0), |segment| segment.next_offset(&self.place))
+    }
+
+    fn rebuild_missing_indexes(&mut self) -> Result<(), LogError> {
+        let active = self.segments.len().saturating_sub(1);
+        for (index, segment) in self.segments.iter_mut().enumerate() {
+            let damaged = segment.index_is_damaged.load(Ordering::Relaxed)
+                || (index == active && segment.size > 0 && !segment.indexes_look_sound(&self.place)?);
+            if damaged {
+                tracing::warn!("rebuilding the indexes of {}", segment.path(&self.place).display());
+                match segment.rebuild_indexes(&self.place, self.config.index_interval_bytes) {
+                    // A damaged batch costs its readers, not the whole log: offsets before it are served.
+                    Err(LogError::Corrupt(damage)) => tracing::error!("{damage}"),
+                    result => result?,
+                }
+                self.report.indexes_rebuilt += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the newest sound snapshot at or below `end` into the producer state. Returns the offset it stands for.
+    fn load_snapshot(&mut self, snapshots: &BTreeSet<i64>, end: i64, log_start: i64) -> Result<i64, LogError> {
+        let first = self.segments.first().map_or(log_start, |segment| segment.base);
+        for offset in snapshots.iter().rev().filter(|offset| **offset <= end && **offset > log_start) {
+            let path = || self.place.file(*offset, producer_snapshot::SUFFIX);
+            match self.place.guard("reading", path, producer_snapshot::read(&self.place, *offset))? {
+                Some(producers) => {
+                    self.producers.load(producers, *offset, self.now);
+                    return Ok(*offset);
+                }
+                None => {
+                    tracing::warn!("the producer snapshot {} is damaged: removing it", path().display());
+                    self.place.remove(&path())?;
+                }
+            }
+        }
+        self.producers.clear(first.max(log_start));
+        Ok(first.max(log_start))
+    }
+
+    /// Takes the batches of `from..to` into the producer state, and all batches below `to` into the leader epochs when
+    /// `epochs` asks for it. Reads headers, and the content of control batches.
+    fn replay(&mut self, from: i64, to: i64, epochs: bool) -> Result<(), LogError> {
+        let Self { place, segments, producers, epochs: leader_epochs, .. } = self;
+        for (index, segment) in segments.iter().enumerate() {
+            let next = segments.get(index + 1).map_or(i64::MAX, |next| next.base);
+            if segment.base >= to || (next <= from && !epochs) {
+                continue;
+            }
+            let start = if epochs { segment.base } else { from.max(segment.base) };
+            let visited = segment.visit_from(place, start, |position, header| {
+                if header.base_offset.0 >= to {
+                    return Ok(Some(()));
+                }
+                if epochs {
+                    assign_epoch(leader_epochs, header);
+                }
+                if header.base_offset.0 >= from {
+                    let marker = marker_at(place, segment, position, header)?;
+                    // Aborted transactions are in the transaction index already.
+                    if let Some(completed) = producers.apply(header, marker) {
+                        producers.complete(completed);
+                    }
+                }
+                Ok(None)
+            });
+            match visited {
+                // What cannot be read tells nothing; the batches themselves are guarded by whoever reads them.
+                Err(LogError::Corrupt(damage)) => tracing::error!("{damage}"),
+                result => drop(result?),
+            }
+        }
+        producers.end = producers.end.max(to);
+        Ok(())
+    }
+
+    /// Reads every batch from segment number `first` on, and cuts the log where one is not sound. Returns the log end.
+    fn scan_segments(&mut self, first: usize) -> Result<i64, LogError> {
+        let mut expected = self.segments.get(first).map_or(0, |segment| segment.base);
+        let mut index = first;
+        while index < self.segments.len() {
+            let is_last = index + 1 == self.segments.len();
+            let damage = self.scan_segment(index, &mut expected)?.or_else(|| self.hole_behind(index, expected));
+            self.report.segments_scanned += 1;
+            if let Some(mut damage) = damage {
+                damage.segments_dropped = self.segments.len() - index - 1;
+                if is_last {
+                    tracing::warn!(
+                        "cut {} bytes from {} at byte {} (offset {}): {}",
+                        damage.bytes_cut,
+                        damage.file.display(),
+                        damage.position,
+                        damage.offset,
+                        damage.reason
+                    );
+                } else {
+                    tracing::error!(
+                        "{} is damaged at byte {} (offset {}): {}; cut the log there and dropped {} later segments",
+                        damage.file.display(),
+                        damage.position,
+                        damage.offset,
+                        damage.reason,
+                        damage.segments_dropped
+                    );
+                }
+                let dropped = self.segments.split_off(index + 1);
+                for segment in &dropped {
+                    remove_segment(&self.place, segment.base)?;
+                }
+                self.sync_dir()?;
+                self.report.damage = Some(damage);
+            }
+            // The state at the end of a segment, so that the next start need not read it again.
+            if let Some(next) = self.segments.get(index + 1).map(|segment| segment.base) {
+                let result = producer_snapshot::write(&self.place, next, &self.producers.producers);
+                self.place.guard("writing", || self.place.file(next, producer_snapshot::SUFFIX), result)?;
+                self.producers.snapshot = next;
+                self.producers.end = self.producers.end.max(next);
+            }
+            index += 1;
+        }
+        Ok(expected)
+    }
+
+    /// Records that are missing between a segment and the next one: the power failed after the later file had reached the
+    /// disk and before the end of the earlier had. Only compaction leaves such holes on purpose.
+    fn hole_behind(&self, index: usize, end: i64) -> Option<Damage> {
+        let (segment, next) = (self.segments.get(index)?, self.segments.get(index + 1)?);
+        let is_hole = next.base > end && !self.config.cleanup_compact;
+        is_hole.then(|| Damage {
+            file: segment.path(&self.place),
+            position: segment.size,
+            offset: Offset(end),
+            reason: format!("the records from offset {end} to {} are missing", next.base),
+            bytes_cut: 0,
+            segments_dropped: 0,
+        })
+    }
+
+    fn scan_segment(&mut self, index: usize, expected: &mut i64) -> Result<Option<Damage>, LogError> {
+        let Self { place, config, segments, producers, epochs, .. } = self;
+        let Some(segment) = segments.get_mut(index) else {
+            return Ok(None);
+        };
+        let file = segment.file(place)?;
+        let size = segment.size;
+        segment.begin_rebuild(place)?;
+        let result = segment.txn_index.reset(place);
+        segment.guard_txn_index(place, result)?;
+        *expected = (*expected).max(segment.base);
+        let mut scan = Scan::new(&*file, 0, size, RECOVERY_BUFFER_BYTES);
+        let failure = loop {
+            let (position, header) = match scan.next() {
+                Ok(None) => break None,
+                Ok(Some(next)) => next,
+                Err(ScanError::Batch(position, error)) => break Some((position, error.to_string())),
+                Err(ScanError::Io(error)) => return Err(read_failed(place, segment, &error)),
+            };
+            match scan.check_crc(position, &header) {
+                Ok(()) => {}
+                Err(ScanError::Batch(position, error)) => break Some((position, error.to_string())),
+                Err(ScanError::Io(error)) => return Err(read_failed(place, segment, &error)),
+            }
+            if header.base_offset.0 < *expected || !segment.offset_index.can_hold(header.last_offset().0) {
+                break Some((position, format!("the batch begins at offset {}", header.base_offset)));
+            }
+            // Bytes that a truncation dropped can come back when it was not synced, behind batches of a later leader.
+            if let Some(last) =
+                epochs.latest().filter(|last| header.leader_epoch.0 >= 0 && header.leader_epoch < last.epoch)
+            {
+                let (epoch, last) = (header.leader_epoch, last.epoch);
+                break Some((position, format!("the batch of leader epoch {epoch} follows one of epoch {last}")));
+            }
+            let marker = match marker_at(place, segment, position, &header) {
+                Err(LogError::Corrupt(damage)) => break Some((position, damage.reason)),
+                result => result?,
+            };
+            let result = segment.note_batch(place, &header, config.index_interval_bytes);
+            place.guard("writing", || segment.offset_index.file.path(place), result)?;
+            assign_epoch(epochs, &header);
+            if let Some(completed) = producers.apply(&header, marker)
+                && let Some(aborted) = producers.complete(completed)
+            {
+                segment.append_aborted(place, &aborted)?;
+            }
+            *expected = header.next_offset().0;
+        };
+        let damage = failure.map(|(position, reason)| Damage {
+            file: segment.path(place),
+            position,
+            offset: Offset(*expected),
+            reason,
+            bytes_cut: size - position,
+            segments_dropped: 0,
+        });
+        if let Some(damage) = &damage {
+            // At once on disk: what is appended in its place must never be followed by what was cut.
+            let result = file.set_len(damage.position).and_then(|()| file.sync_data());
+            place.guard("truncating", || damage.file.clone(), result)?;
+        }
+        segment.close_indexes(place)?;
+        Ok(damage)
+    }
+
+    /// A log has a segment, and does not end before it starts: what lies wholly below `log_start` is dropped.
+    fn ensure_segment(&mut self, log_end: i64, log_start: i64) -> Result<i64, LogError> {
+        if self.segments.last().is_some_and(|_| log_end >= log_start) {
+            return Ok(log_end);
+        }
+        if !self.segments.is_empty() {
+            let dir = self.place.dir.display();
+            tracing::warn!("{dir}: the log ends at {log_end}, before its start {log_start}: dropping its segments");
+            for segment in std::mem::take(&mut self.segments) {
+                remove_segment(&self.place, segment.base)?;
+            }
+        }
+        self.epochs.clear();
+        self.producers.clear(log_start);
+        for name in self.names()?.iter().filter(|name| base_of(name, producer_snapshot::SUFFIX).is_some()) {
+            self.remove(name)?;
+        }
+        self.sync_dir()?;
+        self.segments.push(Segment::create(&self.place, log_start, self.now)?);
+        Ok(log_start)
+    }
+
+    /// Keeps the snapshots at segment starts and the newest one.
+    fn remove_stray_snapshots(&self, log_end: i64) -> Result<(), StorageError> {
+        let names = self.names()?;
+        let offsets: BTreeMap<i64, &String> =
+            names.iter().filter_map(|name| Some((base_of(name, producer_snapshot::SUFFIX)?, name))).collect();
+        let newest = offsets.keys().copied().filter(|offset| *offset <= log_end).max();
+        for (offset, name) in offsets {
+            let at_segment = self.segments.iter().any(|segment| segment.base == offset);
+            if offset > log_end || (!at_segment && Some(offset) != newest) {
+                self.remove(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn assign_epoch(epochs: &mut LeaderEpochs, header: &BatchHeader) {
+    if header.leader_epoch.0 >= 0 && epochs.latest().is_none_or(|last| header.leader_epoch > last.epoch) {
+        epochs.assign(header.leader_epoch, header.base_offset);
+    }
+}
+
+fn read_failed(place: &Place, segment: &Segment, error: &io::Error) -> LogError {
+    place.log_dir.fail("reading", segment.path(place), error).into()
+}
+
+/// The marker in a control batch.
+pub(crate) fn marker_at(
+    place: &Place,
+    segment: &Segment,
+    position: u64,
+    header: &BatchHeader,
+) -> Result<Option<(EndTxnMarker, Timestamp)>, LogError> {
+    if !header.attributes.is_control() || !header.has_producer() || header.size > CONTROL_BATCH_BYTES_MAX {
+        return Ok(None);
+    }
+    let batch = Batch { header: *header, bytes: segment.read_batch(place, position, header)? };
+    EndTxnMarker::of_batch(&batch)
+        .map_err(|error| segment.corruption(place, position, header.base_offset.0, error.to_string()))
+}
+
+/// Removes a segment's files, the log first: what is left without one is removed at the next start.
+pub(crate) fn remove_segment(place: &Place, base: i64) -> Result<(), StorageError> {
+    let suffixes = [LOG_SUFFIX, offset_index::SUFFIX, time_index::SUFFIX, txn_index::SUFFIX, producer_snapshot::SUFFIX];
+    suffixes.iter().try_for_each(|suffix| place.remove(&place.file(base, suffix)))
+}

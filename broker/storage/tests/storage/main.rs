@@ -1,0 +1,12 @@
+//! What a log promises, on real files in a temporary directory and on the simulated disk.
+
+mod append;
+mod cleaning;
+mod crash;
+mod life;
+mod log_dirs;
+mod lookup;
+mod producers;
+mod recovery;
+mod support;
+mod validation;

@@ -1,0 +1,175 @@
+//! Idempotent and transactional producers.
+
+use bytes::Bytes;
+use odradek_broker_storage::{AbortedTxn, AppendError, AppendOrigin, Log, LogConfig, Recovery};
+use odradek_common::time::Timestamp;
+use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use odradek_records::{EndTxnMarker, RecordBatchBuilder};
+
+use crate::support::{Home, NOW, append, batch, fill, idempotent};
+
+fn code(result: Result<odradek_broker_storage::AppendInfo, AppendError>) -> ErrorCode {
+    result.map_or_else(
+        |error| error.code(),
+        |info| if info.duplicate { ErrorCode::DuplicateSequenceNumber } else { ErrorCode::None },
+    )
+}
+
+#[test]
+fn sequences_follow_each_other_and_epochs_never_go_back() {
+    use ErrorCode::{
+        DuplicateSequenceNumber as Duplicate, InvalidProducerEpoch, None, OutOfOrderSequenceNumber as Gap,
+    };
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    // Epoch, first sequence, records, answer.
+    let script = [
+        (0, 5, 2, None), // A producer that is not known may begin anywhere: its past may be deleted.
+        (0, 7, 3, None),
+        (0, 5, 2, Duplicate),
+        (0, 7, 3, Duplicate),
+        (0, 7, 2, Gap), // Not the same batch.
+        (0, 11, 1, Gap),
+        (0, 10, 1, None),
+        (1, 3, 1, Gap), // A new epoch begins with 0.
+        (1, 0, 1, None),
+        (0, 11, 1, InvalidProducerEpoch),
+        (0, 10, 1, InvalidProducerEpoch),
+        (1, 0, 1, Duplicate),
+        (1, 1, 1, None),
+        (7, 0, 4, None),
+    ];
+    for (step, (epoch, sequence, count, expected)) in script.into_iter().enumerate() {
+        let end = log.log_end();
+        assert_eq!(code(append(&mut log, &idempotent(9, epoch, sequence, count))), expected, "step {step}");
+        let appended = if expected == None { count as i64 } else { 0 };
+        assert_eq!(log.log_end(), end.plus(appended), "step {step}");
+    }
+}
+
+#[test]
+fn sequences_wrap_and_five_batches_are_remembered() {
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    let first = append(&mut log, &idempotent(9, 0, i32::MAX - 2, 5)).expect("across the wrap");
+    let again = append(&mut log, &idempotent(9, 0, i32::MAX - 2, 5)).expect("known");
+    assert!(again.duplicate && again.first_offset == first.first_offset && again.last_offset == first.last_offset);
+    for sequence in 2..6 {
+        append(&mut log, &idempotent(9, 0, sequence, 1)).expect("in order");
+    }
+    assert!(append(&mut log, &idempotent(9, 0, i32::MAX - 2, 5)).expect("one of the last five").duplicate);
+    append(&mut log, &idempotent(9, 0, 6, 1)).expect("in order");
+    assert_eq!(code(append(&mut log, &idempotent(9, 0, i32::MAX - 2, 5))), ErrorCode::OutOfOrderSequenceNumber);
+    append(&mut log, &idempotent(10, 0, i32::MAX, 1)).expect("the last sequence there is");
+    append(&mut log, &idempotent(10, 0, 0, 1)).expect("0 follows it");
+}
+
+#[test]
+fn a_follower_knows_the_duplicates_of_its_leader() {
+    let (leader_home, follower_home) = (Home::real(), Home::real());
+    let mut leader = leader_home.open(&LogConfig::default(), Recovery::NEW);
+    let mut follower = follower_home.open(&LogConfig::default(), Recovery::NEW);
+    for sequence in 0..8 {
+        append(&mut leader, &idempotent(9, 0, sequence, 1)).expect("appended");
+    }
+    let slice = leader.read(Offset(0), 1 << 20, leader.log_end(), true).expect("readable");
+    let bytes = leader.load(&slice).expect("loaded");
+    follower.append_as_follower(&bytes, NOW).expect("replicated");
+    assert_eq!(follower.log_end(), Offset(8));
+    let info = append(&mut follower, &idempotent(9, 0, 4, 1)).expect("known");
+    assert!(info.duplicate);
+    assert_eq!(info.first_offset, Offset(4));
+    assert_eq!(follower.latest_epoch(), Some(LeaderEpoch(0)));
+    let producers: Vec<_> = follower.active_producers().collect();
+    assert_eq!((producers.len(), producers[0].last_sequence), (1, 7));
+}
+
+#[test]
+fn a_silent_producer_is_forgotten() {
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    append(&mut log, &idempotent(9, 0, 0, 1)).expect("appended");
+    let day = 24 * 60 * 60 * 1000;
+    assert_eq!(log.expire_producers(Timestamp(NOW.0 + day - 1)), 0);
+    assert_eq!(log.expire_producers(Timestamp(NOW.0 + day)), 1);
+    append(&mut log, &idempotent(9, 0, 400, 1)).expect("it may go on anywhere");
+}
+
+#[test]
+fn truncation_takes_producers_back() {
+    let home = Home::real();
+    let config = LogConfig { segment_bytes: 1000, ..LogConfig::default() };
+    let mut log = home.open(&config, Recovery::NEW);
+    for sequence in 0..40 {
+        append(&mut log, &idempotent(9, 0, sequence, 1)).expect("appended");
+    }
+    for end in [37, 20, 3] {
+        log.truncate_to(Offset(end), NOW).expect("truncated");
+        assert_eq!(log.log_end(), Offset(end));
+        let next = end as i32;
+        assert!(append(&mut log, &idempotent(9, 0, next - 1, 1)).expect("known").duplicate);
+        assert_eq!(code(append(&mut log, &idempotent(9, 0, next + 1, 1))), ErrorCode::OutOfOrderSequenceNumber);
+        append(&mut log, &idempotent(9, 0, next, 1)).expect("the next one");
+    }
+}
+
+fn transactional(producer: i64, sequence: i32) -> Bytes {
+    let builder =
+        RecordBatchBuilder::new().producer(ProducerId(producer), ProducerEpoch(0), sequence).transactional(true);
+    fill(builder, 1, 10, NOW)
+}
+
+fn end(log: &mut Log, producer: i64, is_commit: bool, coordinator_epoch: i32) -> Result<Offset, AppendError> {
+    let marker = EndTxnMarker { is_commit, coordinator_epoch };
+    let batch = marker.batch(ProducerId(producer), ProducerEpoch(0), NOW);
+    Ok(log.append_as_leader(&batch, LeaderEpoch(0), AppendOrigin::Coordinator, NOW)?.first_offset)
+}
+
+#[test]
+fn open_transactions_hold_the_last_stable_offset_and_aborted_ones_are_indexed() {
+    for restart in ["none", "clean", "crash"] {
+        let home = Home::real();
+        let config = LogConfig { segment_bytes: 400, ..LogConfig::default() };
+        let mut log = home.open(&config, Recovery::NEW);
+        append(&mut log, &batch(1, 10, NOW)).expect("0");
+        append(&mut log, &transactional(1, 0)).expect("1");
+        append(&mut log, &transactional(2, 0)).expect("2");
+        append(&mut log, &transactional(1, 1)).expect("3");
+        log.set_high_watermark(Offset(4));
+        assert_eq!(log.last_stable_offset(), Offset(1));
+        assert!(log.has_ongoing_transaction(ProducerId(1)));
+        assert_eq!(end(&mut log, 1, false, 5).expect("aborted"), Offset(4));
+        // The marker is not below the high watermark yet.
+        assert_eq!(log.last_stable_offset(), Offset(1));
+        log.set_high_watermark(Offset(5));
+        assert_eq!(log.last_stable_offset(), Offset(2));
+        assert_eq!(end(&mut log, 2, true, 5).expect("committed"), Offset(5));
+        log.set_high_watermark(Offset(6));
+        assert_eq!(log.last_stable_offset(), Offset(6));
+        append(&mut log, &transactional(3, 0)).expect("6");
+
+        let fenced = end(&mut log, 1, false, 4).expect_err("an old coordinator");
+        assert_eq!(fenced.code(), ErrorCode::TransactionCoordinatorFenced);
+        let outside = append(&mut log, &idempotent(3, 0, 1, 1)).expect_err("a transaction is open");
+        assert_eq!(outside.code(), ErrorCode::InvalidTxnState);
+        if restart != "none" {
+            if restart == "clean" {
+                log.close(NOW).expect("closed");
+            }
+            drop(log);
+            log = home.open(&config, Recovery { clean: restart == "clean", ..Recovery::NEW });
+            log.set_high_watermark(log.log_end());
+        }
+        assert_eq!(log.last_stable_offset(), Offset(6));
+        let aborted = AbortedTxn {
+            producer_id: ProducerId(1),
+            first_offset: Offset(1),
+            last_offset: Offset(4),
+            last_stable_offset: Offset(2),
+        };
+        for (from, expected) in [(0, vec![aborted]), (4, vec![aborted]), (5, vec![])] {
+            let slice = log.read(Offset(from), 1 << 20, log.log_end(), true).expect("readable");
+            assert_eq!(log.aborted_transactions(&slice).expect("readable"), expected, "from {from}, restart {restart}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! A broker as a client sees it: over loopback, with a controller that decides as the real one does but alone.
+
+mod node;
+mod solo;
+
+mod cases;

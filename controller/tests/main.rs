@@ -1,0 +1,4 @@
+//! The controller's shell with real disks and sockets, in one process.
+
+mod quorum;
+mod storage;

@@ -1,0 +1,37 @@
+//! Whole-cluster tests. Each module is one area; `tidy` alone starts no process.
+//!
+//! Clusters run one at a time (see `Permit`), whatever the number of test threads.
+
+mod bad_input;
+mod cli;
+mod configs;
+mod deploy;
+mod differential;
+mod failover;
+mod frameworks;
+mod go;
+mod group_cli;
+mod groups;
+mod idempotence;
+mod java;
+mod kafka_tool_set;
+mod kafka_tools;
+mod librdkafka;
+mod loss;
+mod node;
+mod produce_fetch;
+mod python;
+mod reassignment;
+mod refusals;
+mod restart;
+mod tidy;
+
+/// `count` values of `bytes` bytes, each different, starting with `prefix`.
+fn values(prefix: &str, count: usize, bytes: usize) -> Vec<Vec<u8>> {
+    let each = (0..count).map(|index| {
+        let mut value = format!("{prefix}-{index}").into_bytes();
+        value.resize(value.len().max(bytes), b'.');
+        value
+    });
+    each.collect()
+}

@@ -1,0 +1,13 @@
+//! A whole cluster in one thread from one seed: the real controller and broker code on a simulated network (turmoil),
+//! disk (`MemFs`), clocks and randomness. The same seed gives the same trace.
+//!
+//! - `entropy` takes the place of the kernel's randomness, so that hash tables and libraries draw from the seed too.
+//! - `world` is what `odradek_node::World` is in production.
+//! - `cluster` boots controllers and brokers as hosts, and crashes, restarts, parts and heals them.
+//! - `workload` produces, remembers what was acknowledged, and checks that all of it is there, once, in order.
+
+pub mod client;
+pub mod cluster;
+pub mod entropy;
+pub mod workload;
+pub mod world;

@@ -1,0 +1,262 @@
+//! Idempotent producers with acks=all that remember what was acknowledged, a reader that watches the high watermark, and
+//! the check at the end: rules 1 to 4 of `docs/ARCHITECTURE.md`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use odradek_common::ErrorCode;
+use odradek_node::World;
+
+use crate::client::{Client, Failure, Producer};
+
+/// One acknowledged record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Acknowledged {
+    pub producer: usize,
+    /// Counts the producer's records from 0.
+    pub number: u64,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// What all clients of a run share.
+#[derive(Default)]
+pub struct History {
+    pub acknowledged: Mutex<Vec<Acknowledged>>,
+    /// What a broken rule was, first one first.
+    pub broken: Mutex<Vec<String>>,
+    /// One line an event, with its simulated time: equal for equal seeds.
+    pub trace: Mutex<Vec<String>>,
+    pub stop: AtomicBool,
+}
+
+impl History {
+    pub fn note(&self, event: impl std::fmt::Display) {
+        self.note_at(turmoil::sim_elapsed().unwrap_or_default(), event);
+    }
+
+    /// As `note`, from outside of every host.
+    pub fn note_at(&self, at: Duration, event: impl std::fmt::Display) {
+        self.trace.lock().expect("no holder panics").push(format!("{:>9.3} {event}", at.as_secs_f64()));
+    }
+
+    pub fn broken(&self, rule: impl Into<String>) {
+        let rule = rule.into();
+        self.note(format_args!("BROKEN {rule}"));
+        self.broken.lock().expect("no holder panics").push(rule);
+    }
+
+    pub fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub fn acknowledged_count(&self) -> usize {
+        self.acknowledged.lock().expect("no holder panics").len()
+    }
+}
+
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// The value of one record, unique in a run.
+fn value(producer: usize, number: u64) -> Vec<u8> {
+    format!("producer {producer} record {number} {}", "x".repeat((number % 50) as usize)).into_bytes()
+}
+
+fn parse(value: &[u8]) -> Option<(usize, u64)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let mut words = text.split(' ');
+    let producer = words.nth(1)?.parse().ok()?;
+    Some((producer, words.nth(1)?.parse().ok()?))
+}
+
+/// Creates the topic, however often the cluster has to be asked.
+pub async fn create_topic(
+    world: World,
+    bootstrap: Vec<(String, u16)>,
+    topic: &'static str,
+    partitions: i32,
+    history: Arc<History>,
+) {
+    let mut client = Client::new(world.clone(), bootstrap);
+    loop {
+        match client.create_topic(topic, partitions, 3, &[("min.insync.replicas", "2")]).await {
+            Ok(()) | Err(Failure::Kafka(ErrorCode::TopicAlreadyExists)) => break,
+            Err(_) => world.sleep(RETRY_PAUSE).await,
+        }
+    }
+    history.note(format_args!("topic {topic} is there"));
+}
+
+/// Produces batches to one partition until the history says stop. A batch is sent again, with its sequence, until it is
+/// acknowledged: so its records may be there once without an acknowledgement, never twice.
+pub async fn produce(
+    world: World,
+    bootstrap: Vec<(String, u16)>,
+    topic: &'static str,
+    partition: i32,
+    producer: usize,
+    history: Arc<History>,
+) {
+    let mut client = Client::new(world.clone(), bootstrap);
+    let mut identity: Option<Producer> = None;
+    let mut number = 0u64;
+    while !history.stops() {
+        let Some(known) = identity else {
+            match client.init_producer().await {
+                Ok(new) => identity = Some(new),
+                Err(failure) => {
+                    tracing::debug!(producer, ?failure, "no producer id");
+                    world.sleep(RETRY_PAUSE).await;
+                }
+            }
+            continue;
+        };
+        let count = 1 + number % 3;
+        let values: Vec<Vec<u8>> = (number..number + count).map(|number| value(producer, number)).collect();
+        let outcome = client.produce(topic, partition, known, number as i32, &values, world.timestamp()).await;
+        match outcome {
+            Ok(base) => {
+                let mut acknowledged = history.acknowledged.lock().expect("no holder panics");
+                acknowledged.extend((0..count).map(|n| Acknowledged {
+                    producer,
+                    number: number + n,
+                    partition,
+                    offset: base + n as i64,
+                }));
+                drop(acknowledged);
+                history.note(format_args!("producer {producer}: {count} from {number} at {partition}/{base}"));
+                number += count;
+            }
+            Err(Failure::Kafka(code)) if !code.is_retriable() => {
+                history.broken(format!("producer {producer}, record {number}: {code} is final"));
+                return;
+            }
+            Err(failure) => {
+                tracing::debug!(producer, number, ?failure, "not acknowledged");
+                world.sleep(RETRY_PAUSE).await;
+                let _ = client.refresh(topic).await;
+            }
+        }
+        world.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Reads one partition from its start to its end and answers its records; `None` when it is not served within `patience`.
+pub async fn read_all(
+    world: &World,
+    bootstrap: Vec<(String, u16)>,
+    topic: &'static str,
+    partition: i32,
+    patience: Duration,
+) -> Option<Vec<(i64, Vec<u8>)>> {
+    let mut client = Client::new(world.clone(), bootstrap);
+    let mut records = Vec::new();
+    let mut offset = 0;
+    let limit = world.instant() + patience;
+    while world.instant() < limit {
+        match client.fetch(topic, partition, offset).await {
+            Ok(answer) => {
+                records.extend(answer.records.into_iter().map(|record| (record.offset, record.value.to_vec())));
+                offset = answer.next_offset;
+                if offset >= answer.high_watermark {
+                    return Some(records);
+                }
+            }
+            Err(_) => {
+                world.sleep(RETRY_PAUSE).await;
+                let _ = client.refresh(topic).await;
+            }
+        }
+    }
+    None
+}
+
+/// Follows one partition and checks that what was once visible stays: within one leader epoch the high watermark never
+/// falls, and a record that was read is never another one later (rule 3).
+pub async fn watch(
+    world: World,
+    bootstrap: Vec<(String, u16)>,
+    topic: &'static str,
+    partition: i32,
+    history: Arc<History>,
+) {
+    let mut client = Client::new(world.clone(), bootstrap);
+    let mut offset = 0;
+    let mut highest: BTreeMap<i32, i64> = BTreeMap::new();
+    while !history.stops() {
+        let epoch = client.leaders.get(&partition).map_or(-1, |leader| leader.epoch);
+        match client.fetch(topic, partition, offset).await {
+            Ok(answer) => {
+                let seen = highest.entry(epoch).or_insert(answer.high_watermark);
+                if answer.high_watermark < *seen {
+                    history.broken(format!(
+                        "rule 3: partition {partition}, leader epoch {epoch}: the high watermark fell from {seen} to {}",
+                        answer.high_watermark
+                    ));
+                }
+                *seen = answer.high_watermark.max(*seen);
+                for record in &answer.records {
+                    if record.offset >= answer.high_watermark {
+                        history.broken(format!(
+                            "rule 3: partition {partition}: offset {} was served at a high watermark of {}",
+                            record.offset, answer.high_watermark
+                        ));
+                    }
+                }
+                offset = answer.next_offset;
+            }
+            Err(Failure::Kafka(ErrorCode::OffsetOutOfRange)) => {
+                history.broken(format!("rule 1: partition {partition}: offset {offset} was visible and is gone"));
+                return;
+            }
+            Err(_) => {
+                world.sleep(RETRY_PAUSE).await;
+                let _ = client.refresh(topic).await;
+            }
+        }
+    }
+}
+
+/// Rule 1 over what a partition holds in the end: every acknowledged record once, at its offset, in its producer's order.
+pub fn check(partition: i32, records: &[(i64, Vec<u8>)], history: &History) {
+    let mut offsets: BTreeMap<(usize, u64), i64> = BTreeMap::new();
+    let mut last: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut previous = -1;
+    for (offset, value) in records {
+        if *offset <= previous {
+            history.broken(format!("rule 1: partition {partition}: offset {offset} follows {previous}"));
+        }
+        previous = *offset;
+        let Some((producer, number)) = parse(value) else {
+            history.broken(format!("rule 1: partition {partition}: a record at {offset} that nobody sent"));
+            continue;
+        };
+        if offsets.insert((producer, number), *offset).is_some() {
+            history
+                .broken(format!("rule 1: partition {partition}: producer {producer}, record {number} is there twice"));
+        }
+        let expected = last.get(&producer).map_or(0, |last| last + 1);
+        if number != expected {
+            history.broken(format!(
+                "rule 1: partition {partition}: producer {producer}, record {number} at {offset} where {expected} was due"
+            ));
+        }
+        last.insert(producer, number);
+    }
+    for record in history.acknowledged.lock().expect("no holder panics").iter() {
+        if record.partition == partition && offsets.get(&(record.producer, record.number)) != Some(&record.offset) {
+            history.broken.lock().expect("no holder panics").push(format!(
+                "rule 1: partition {partition}: producer {}, record {} was acknowledged at {} and is {}",
+                record.producer,
+                record.number,
+                record.offset,
+                match offsets.get(&(record.producer, record.number)) {
+                    Some(offset) => format!("at {offset}"),
+                    None => "lost".to_owned(),
+                }
+            ));
+        }
+    }
+}
