@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use odradek_common::time::Instant;
 use odradek_common::{BrokerId, ErrorCode, PartitionIndex, Uuid};
-use odradek_metadata::{Image, PartitionRegistration, Topic};
+use odradek_metadata::{BrokerRegistration, Image, PartitionRegistration, Topic};
 use odradek_wire::Str;
 use odradek_wire::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use odradek_wire::metadata_response::{
@@ -88,7 +88,7 @@ impl Api {
             }
         }
         let mut response = MetadataResponse {
-            brokers: view.brokers(),
+            brokers: view.brokers(&self.replicas.lost_leaders().listed(&image, self.world.instant())),
             cluster_id: Some(self.cluster_id.clone()),
             controller_id: self.some_alive_broker(&image),
             topics,
@@ -174,8 +174,11 @@ pub(super) fn is_internal(name: &str) -> bool {
 }
 
 impl View<'_> {
-    fn brokers(&self) -> Vec<MetadataResponseBroker> {
-        let brokers = self.image.alive_brokers().filter_map(|broker| Some((broker, broker.endpoint(self.listener)?)));
+    /// The brokers that are alive, and those that died `lately`.
+    fn brokers(&self, lately: &[&BrokerRegistration]) -> Vec<MetadataResponseBroker> {
+        let alive = self.image.alive_brokers().map(AsRef::as_ref);
+        let brokers = alive.chain(lately.iter().copied());
+        let brokers = brokers.filter_map(|broker| Some((broker, broker.endpoint(self.listener)?)));
         let brokers = brokers.map(|(broker, endpoint)| MetadataResponseBroker {
             node_id: broker.id.0,
             host: endpoint.host.as_str().into(),
