@@ -65,7 +65,7 @@ fn a_killed_leader_is_replaced_comes_back_and_leads_again() {
             Ok(())
         })?;
         // Measured exactly elsewhere; here only that nobody waited for the session timeout of 9 s.
-        ensure!(gap < Duration::from_secs(5), "the gap was {gap:?}");
+        ensure!(gap < Duration::from_secs(8), "the gap was {gap:?}");
         let metadata = client.wait_isr("killed", 0, &[2, 3])?;
         ensure!(metadata.leader_epoch > 0, "a new leader has a new epoch: {metadata:?}");
         cluster.broker(1).start()?;
@@ -94,7 +94,7 @@ fn the_death_of_the_active_controller_is_hardly_felt() {
             old.start()?;
             Ok(())
         })?;
-        ensure!(gap < Duration::from_secs(5), "the gap was {gap:?}");
+        ensure!(gap < Duration::from_secs(8), "the gap was {gap:?}");
         client.wait_isr("headless", 0, &[1, 2, 3])?;
         let known = client.metadata(Some(&["made-by-the-new-one"]))?;
         ensure!(known.topics["made-by-the-new-one"].partitions.len() == 3, "the topic is known");

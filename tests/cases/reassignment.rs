@@ -90,7 +90,7 @@ fn deletes_and_elects(cluster: &Cluster) -> anyhow::Result<()> {
     ensure!(client.leader("moved", 0)?.0 == leader, "another order changes no leader");
     let elected = ok(cluster, "elect preferred moved:0")?;
     ensure!(elected["elections"][0]["error"].is_null(), "{elected}");
-    wait_for("the preferred leader", Duration::from_secs(5), || {
+    wait_for("the preferred leader", Duration::from_secs(30), || {
         Ok((client.leader("moved", 0)?.0 == preferred).then_some(()))
     })?;
     let again = ok(cluster, "elect preferred moved:0")?;
@@ -108,7 +108,7 @@ fn undoes(cluster: &Cluster) -> anyhow::Result<()> {
     ok(cluster, "reassign cancel kept:0")?;
     let (_, done, said) = odradek(cluster, "reassign cancel kept:0")?;
     ensure!(!done && said.contains("NO_REASSIGNMENT_IN_PROGRESS"), "{said}");
-    wait_for("the old replicas", Duration::from_secs(5), || {
+    wait_for("the old replicas", Duration::from_secs(30), || {
         let metadata = client.metadata(Some(&["kept"]))?;
         Ok(metadata.partition("kept", 0).filter(|one| one.replicas == [1, 2]).map(|_| ()))
     })?;

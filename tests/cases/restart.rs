@@ -160,7 +160,7 @@ fn a_damaged_batch_in_a_closed_segment_harms_only_its_partition() {
             }
         }
         ensure!(offset < 1_100, "the damage is noticed, not skipped: read up to {offset}");
-        wait_for("a report in the log", Duration::from_secs(5), || {
+        wait_for("a report in the log", Duration::from_secs(30), || {
             Ok(cluster.broker(1).log_text().contains(&name).then_some(()))
         })?;
         ensure!(client.read_all("neighbour", 0, 0)?.len() == 3_001, "the other partition serves on");

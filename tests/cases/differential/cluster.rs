@@ -65,7 +65,7 @@ fn init_producer_id(pair: &mut Pair) -> anyhow::Result<()> {
     };
     let given = |answer: &mut odradek_wire::InitProducerIdResponse| answer.producer_id = answer.producer_id.min(0);
     // A node that was never asked has to get a block of ids from its controller first, and says so.
-    wait_for("ids are given", Duration::from_secs(20), || {
+    wait_for("ids are given", Duration::from_secs(60), || {
         let (theirs, ours) = pair.both(4, &with(None, -1, -1)(4))?;
         Ok((theirs.error_code == 0 && ours.error_code == 0).then_some(()))
     })?;

@@ -142,7 +142,7 @@ fn prepare(pair: &mut Pair, topics: Vec<CreatableTopic>) -> anyhow::Result<()> {
     };
     let request =
         ListOffsetsRequest { replica_id: -1, topics: theirs.topics.iter().map(last).collect(), ..Default::default() };
-    wait_for("the topics are led", Duration::from_secs(20), || {
+    wait_for("the topics are led", Duration::from_secs(60), || {
         let answers = pair.both(5, &request)?;
         let mut all = answers.0.topics.iter().chain(&answers.1.topics).flat_map(|topic| &topic.partitions);
         Ok(all.all(|partition| partition.error_code == 0).then_some(()))

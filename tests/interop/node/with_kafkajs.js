@@ -32,6 +32,9 @@ CompressionCodecs[CompressionTypes.ZSTD] = () => ({
 
 // Milliseconds after which something that is waited for has failed.
 const LIMIT = 60_000
+// Milliseconds that a disconnection may take. KafkaJS can wait for ever for the answers of a broker that died; what it
+// keeps open then ends with the program.
+const DISCONNECT_LIMIT = 10_000
 const START = 1_700_000_000_000
 const COUNT = 500
 const PARTITIONS = 4
@@ -66,6 +69,15 @@ async function until(what, holds) {
     check(Date.now() < end, typeof what === 'function' ? what() : what)
     await new Promise(resolve => setTimeout(resolve, 10))
   }
+}
+
+async function disconnected(client) {
+  let timer
+  const limit = new Promise(resolve => {
+    timer = setTimeout(resolve, DISCONNECT_LIMIT)
+  })
+  await Promise.race([client.disconnect(), limit])
+  clearTimeout(timer)
 }
 
 // A consumer with what it holds and has read.
@@ -115,7 +127,7 @@ class Member {
   }
 
   leave() {
-    return this.consumer.disconnect()
+    return disconnected(this.consumer)
   }
 }
 
@@ -154,7 +166,7 @@ async function oneCodec(kafka, admin, name, compression) {
     check(answer.baseOffset === `${end}`, `${name}: the batch of ${end} is at ${answer.baseOffset}`)
     end += some.length
   }
-  await producer.disconnect()
+  await disconnected(producer)
 
   const [{ low, high }] = await admin.fetchTopicOffsets(topic)
   same([low, high], ['0', `${COUNT + 1}`], `${name}: beginning and end`)
@@ -244,7 +256,7 @@ async function topics(kafka, admin) {
   const unknown = kafka.admin({ retry: { retries: 0 } })
   await unknown.connect()
   await raises('UNKNOWN_TOPIC_OR_PARTITION', 'never there', unknown.deleteTopics({ topics: ['never-there'] }))
-  await unknown.disconnect()
+  await disconnected(unknown)
   await until('the deleted topic is listed no more', async () => !(await admin.listTopics()).includes(topic))
 
   await admin.deleteTopicRecords({ topic: 'kafkajs-zstd', partitions: [{ partition: 0, offset: '100' }] })
@@ -387,7 +399,7 @@ async function commits(kafka, admin, topic) {
   const producer = kafka.producer()
   await producer.connect()
   await producer.send({ topic, messages: [{ value: 'after the end', partition: 1 }] })
-  await producer.disconnect()
+  await disconnected(producer)
   await member.wait('what comes after the end', () => member.read.length > 0)
   same(member.read.map(message => `${message.value}`), ['after the end'], 'from the end')
   await member.leave()
@@ -409,11 +421,11 @@ async function serve(kafka) {
     const messages = Array.from({ length: PARTITIONS }, (_, partition) => ({ partition, value: `${i * PARTITIONS + partition}` }))
     await producer.send({ topic, acks: -1, messages })
   }
-  await producer.disconnect()
+  await disconnected(producer)
   await joinAndLeave(kafka, admin, topic, PartitionAssigners.roundRobin, 'RoundRobinAssigner')
   await joinAndLeave(kafka, admin, topic, neighbours, 'Neighbours')
   await commits(kafka, admin, topic)
-  await admin.disconnect()
+  await disconnected(admin)
   console.log('OK')
 }
 
@@ -464,7 +476,7 @@ class Sending {
     this.done = true
     await this.running
     this.check()
-    await this.producer.disconnect()
+    await disconnected(this.producer)
   }
 
   // `stored`: by partition, the values in the order of offsets, which begin at 0 and have no gap.
@@ -577,7 +589,7 @@ async function survive(kafka) {
       check(read.has(`${topic}-${partition} ${i}`), `${topic}-${partition}: the group has not read ${i}`)
     }))
   }
-  await admin.disconnect()
+  await disconnected(admin)
   console.log('OK')
 }
 
@@ -589,7 +601,7 @@ async function main([command, bootstrap]) {
   await { serve, survive }[command](kafka)
 }
 
-main(process.argv.slice(2)).catch(error => {
+main(process.argv.slice(2)).then(() => process.exit(0), error => {
   console.error(error)
   process.exit(1)
 })
