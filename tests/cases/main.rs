@@ -12,6 +12,7 @@ mod frameworks;
 mod go;
 mod group_cli;
 mod groups;
+mod guide;
 mod idempotence;
 mod java;
 mod kafka_tool_set;

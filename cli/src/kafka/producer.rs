@@ -113,6 +113,8 @@ struct Lane {
     /// Until when something has to be acknowledged.
     deadline: Instant,
     next_sequence: i32,
+    /// Something was acknowledged, so the leader knows our producer id.
+    is_known: bool,
 }
 
 struct Open {
@@ -133,6 +135,13 @@ struct Batch {
 impl Lane {
     fn is_idle(&self) -> bool {
         self.open.is_none() && self.queue.is_empty() && self.in_flight.is_empty() && self.failed.is_empty()
+    }
+
+    /// How many batches may be under way. A broker that knows nothing of a producer takes whichever number comes first: were
+    /// the first batch refused, as by a broker that has not heard of a new topic yet, and the second one taken, the first
+    /// could never follow.
+    fn in_flight_max(&self, is_idempotent: bool, configured: usize) -> usize {
+        if is_idempotent && !self.is_known { 1 } else { configured }
     }
 
     /// Whether there is a batch to send now.
@@ -360,10 +369,11 @@ impl Producer {
         };
         let link = self.link(leader);
         let (link_id, has_room) = (link.id, link.in_flight < in_flight_max);
+        let is_idempotent = self.identity.is_some();
         // What is in flight to another leader comes back first, so that the order stays.
         let may_send = |lane: &Lane| {
-            lane.failed.is_empty()
-                && (lane.in_flight.is_empty() || lane.link == link_id && lane.in_flight.len() < in_flight_max)
+            let most = lane.in_flight_max(is_idempotent, in_flight_max);
+            lane.failed.is_empty() && (lane.in_flight.is_empty() || lane.link == link_id && lane.in_flight.len() < most)
         };
         let is_due =
             |partition: &i32| self.lanes.get(partition).is_some_and(|lane| may_send(lane) && lane.is_due(now, linger));
@@ -445,6 +455,7 @@ impl Producer {
             // A duplicate is there already: that is what the producer id is for.
             ErrorCode::None | ErrorCode::DuplicateSequenceNumber => {
                 lane.trouble = None;
+                lane.is_known = true;
                 lane.deadline = at + self.settings.timeout;
                 self.buffered -= batch.buffered;
                 self.written.push(Written {
@@ -485,5 +496,18 @@ impl Lane {
         let bytes = builder.build().map_err(|error| CliError::failed(error.to_string()))?;
         self.queue.push_back(Batch { bytes, content_bytes, appended, buffered });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_batch_of_a_producer_id_travels_alone() {
+        let mut lane = Lane::default();
+        assert_eq!((lane.in_flight_max(true, 5), lane.in_flight_max(false, 5)), (1, 5));
+        lane.is_known = true;
+        assert_eq!(lane.in_flight_max(true, 5), 5);
     }
 }
