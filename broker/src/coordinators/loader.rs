@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use odradek_broker_core::coordinator::{LoadError, Runtime, Shard};
+use odradek_common::rng::Rng;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset};
 use odradek_records::{BatchError, DECOMPRESSED_BYTES_MAX, slices};
 use tokio::sync::watch;
@@ -13,6 +14,10 @@ use crate::replica::{FileRange, PartitionError};
 
 /// The log of a new leader may still be being opened, and metadata may run ahead of it.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
+
+/// A log of so many offsets is looked at as a whole before it is loaded. A record costs some 0.2 µs to look at and 1 to 2 µs
+/// to load, and most of a log that long are superseded, unless it was just compacted.
+const SURVEYED_OFFSETS: i64 = 200_000;
 
 /// A shard that is ready.
 pub(super) struct Loaded<S: Shard> {
@@ -52,15 +57,35 @@ where
     let mut runtime = Box::new(runtime);
     runtime.load_committed(*commits.borrow());
     let described = replicas.describe_partition(place.partition);
-    let mut next = described.map_or(Offset::ZERO, |replica| replica.log_start);
-    loop {
+    let start = described.map_or(Offset::ZERO, |replica| replica.log_start);
+    let read = |next| {
         let (reader, id, bytes_max) = (replicas.clone(), place.partition, place.load_bytes);
-        let read = world.on_disk(move || {
+        move || {
             let found = reader.read_as_coordinator(id, epoch, next, bytes_max).map_err(Failed::Log)?;
-            let batches = match found.records {
-                Some(range) => whole_batches(&range)?,
-                None => Bytes::new(),
-            };
+            match found.records {
+                Some(range) => Ok::<_, Failed>(whole_batches(&range)?),
+                None => Ok(Bytes::new()),
+            }
+        }
+    };
+    if commits.borrow().0 - start.0 >= SURVEYED_OFFSETS {
+        let mut rng = world.rng();
+        runtime.begin_survey((rng.next_u64(), rng.next_u64()));
+        let mut next = Some(start);
+        while let Some(from) = next {
+            let read = read(from);
+            let surveyed = world.on_disk(move || {
+                let next = runtime.survey(read()?, DECOMPRESSED_BYTES_MAX)?;
+                Ok::<_, Failed>((runtime, next))
+            });
+            (runtime, next) = surveyed.await?;
+        }
+    }
+    let mut next = start;
+    loop {
+        let read = read(next);
+        let read = world.on_disk(move || {
+            let batches = read()?;
             let is_end = batches.is_empty();
             runtime.load(batches, DECOMPRESSED_BYTES_MAX)?;
             Ok::<_, Failed>((runtime, is_end))

@@ -16,6 +16,7 @@
 mod partition;
 mod runtime;
 mod shard;
+mod survey;
 mod timeline;
 mod timers;
 

@@ -10,6 +10,7 @@ use odradek_common::{ErrorCode, Offset, ProducerId};
 use odradek_records::{Batches, Compression, EndTxnMarker, RecordBatchBuilder};
 
 use super::shard::{Append, CoordinatorLog, Origin, Shard, Ticket, Turn, response_error};
+use super::survey::Survey;
 use super::timers::Timers;
 
 /// An answer on its way out.
@@ -59,6 +60,8 @@ pub struct Runtime<S: Shard> {
     notes: Vec<String>,
     /// Records that were left out of the load: why, and how many.
     skipped: BTreeMap<String, u64>,
+    /// During a load that was preceded by a look at the whole log.
+    survey: Option<Survey>,
 }
 
 impl<S: Shard> Runtime<S> {
@@ -74,6 +77,7 @@ impl<S: Shard> Runtime<S> {
             committed: Offset::ZERO,
             notes: Vec::new(),
             skipped: BTreeMap::new(),
+            survey: None,
         }
     }
 
@@ -109,6 +113,25 @@ impl<S: Shard> Runtime<S> {
         self.shard.on_committed(self.committed);
     }
 
+    /// Begins a first look at the log, which spares the load all records that later ones supersede. Worth it where the log
+    /// is long. `hash_keys` are random.
+    pub fn begin_survey(&mut self, hash_keys: (u64, u64)) {
+        self.survey = Some(Survey::new(hash_keys));
+    }
+
+    /// Looks at a stretch of the log and tells where the next one begins.
+    pub fn survey(&mut self, batches: Bytes, decompressed_bytes_max: usize) -> Result<Option<Offset>, LoadError> {
+        let mut next = None;
+        for batch in Batches::new(batches) {
+            let batch = batch?;
+            if let Some(survey) = &mut self.survey {
+                survey.note(&batch, self.committed, decompressed_bytes_max)?;
+            }
+            next = Some(batch.header.last_offset().plus(1));
+        }
+        Ok(next)
+    }
+
     /// Takes in a stretch of the log, before anything else happens. Kinds of records that the shard does not know are left
     /// out; a batch that cannot be read at all is an error.
     pub fn load(&mut self, batches: Bytes, decompressed_bytes_max: usize) -> Result<(), LoadError> {
@@ -123,8 +146,12 @@ impl<S: Shard> Runtime<S> {
                 }
             } else {
                 let producer = header.attributes.is_transactional().then_some(header.producer_id);
+                let survey = self.survey.as_ref().filter(|_| producer.is_none());
                 for record in batch.records(decompressed_bytes_max).map_err(unreadable)? {
                     let record = record.map_err(unreadable)?;
+                    if survey.is_some_and(|survey| survey.is_superseded(record.key.as_ref(), record.offset)) {
+                        continue;
+                    }
                     let origin = Origin { offset: record.offset, producer };
                     match S::decode(record.key, record.value) {
                         Ok(decoded) => self.shard.replay(origin, decoded),
@@ -148,6 +175,7 @@ impl<S: Shard> Runtime<S> {
         log: &mut dyn CoordinatorLog,
     ) -> Vec<Completion<S>> {
         self.written = log_end;
+        self.survey = None;
         let mut done = self.on_high_watermark(high_watermark, now, rng, log);
         let mut turn = Turn::new(now, rng);
         self.shard.on_loaded(&mut turn);

@@ -254,6 +254,33 @@ fn many_records_may_be_divided_and_a_new_leader_loads_the_same() {
 }
 
 #[test]
+fn a_surveyed_log_is_loaded_without_what_is_superseded() {
+    let mut bench = Bench::new();
+    bench.ask(Ask::Add((1..=10).collect()));
+    bench.ask(Ask::AddInTransaction(1_000));
+    bench.ask(Ask::Add(vec![20]));
+    bench.ask(Ask::Add(vec![30]));
+    bench.ask(Ask::Add(vec![40]));
+
+    let mut other = Bench::new();
+    other.runtime.load_committed(Offset(12));
+    other.runtime.begin_survey((1, 2));
+    let surveyed =
+        bench.log.batches.iter().map(|batch| other.runtime.survey(batch.clone(), 1 << 20).expect("readable"));
+    assert_eq!(surveyed.flatten().map(|next| next.0).collect::<Vec<_>>(), [10, 11, 12, 13, 14]);
+    assert_eq!(other.runtime.survey(Bytes::new(), 1 << 20), Ok(None));
+    for batch in &bench.log.batches {
+        other.runtime.load(batch.clone(), 1 << 20).expect("readable");
+    }
+    // The last committed one of the key, and what may be taken back; transactions apart.
+    assert_eq!((other.runtime.shard().total, other.runtime.shard().pending), (20 + 30 + 40, 1_000));
+    assert_eq!(other.runtime.written(), Offset(14));
+    let mut cut = bench.log.batches[0].clone();
+    cut.truncate(cut.len() - 1);
+    assert!(other.runtime.survey(cut, 1 << 20).is_err());
+}
+
+#[test]
 fn a_damaged_log_is_an_error_and_unknown_records_are_counted() {
     let mut bench = Bench::new();
     let mut builder = odradek_records::RecordBatchBuilder::new();
