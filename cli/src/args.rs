@@ -1,5 +1,6 @@
 //! What can be typed. The texts here are the manual.
 
+pub mod log;
 mod partitions;
 mod perf;
 mod records;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use self::log::{Decoders, Log, LogDump, LogVerify};
 pub use self::partitions::{
     Decommission, Elect, Reassign, ReassignCancel, ReassignPlan, ReassignRun, Records, RecordsDelete, Target,
 };
@@ -95,6 +97,9 @@ pub enum Command {
     /// Directories of nodes: make cluster ids, format.
     #[command(subcommand)]
     Storage(Storage),
+    /// Look into the files of a log directory: print them, or check them. Needs no cluster.
+    #[command(subcommand)]
+    Log(Log),
     /// Write the lines of standard input to a topic, a record each.
     Produce(Produce),
     /// Print the records of a topic, a line each.
@@ -410,6 +415,10 @@ mod tests {
             "odradek perf produce t --records 5 --record-bytes 1 --throughput 0",
             "odradek perf e2e t --record-bytes 15",
             "odradek completions csh",
+            "odradek log dump",
+            "odradek log verify",
+            "odradek log dump f --offsets-decoder --transaction-log-decoder",
+            "odradek log dump f --from -1",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -17,6 +17,7 @@ mod java;
 mod kafka_tool_set;
 mod kafka_tools;
 mod librdkafka;
+mod log_files;
 mod loss;
 mod node;
 mod produce_fetch;

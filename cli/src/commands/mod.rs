@@ -7,6 +7,7 @@ mod consume;
 mod decommission;
 mod elect;
 mod group;
+mod log;
 mod log_dirs;
 mod pace;
 mod perf;
@@ -62,6 +63,7 @@ pub async fn execute(args: Args) -> Result<(), CliError> {
         Command::Records(command) => records::execute(&context, command).await,
         Command::Quorum(command) => quorum::execute(&context, command).await,
         Command::Storage(command) => storage::execute(&context, command),
+        Command::Log(command) => log::execute(&context, command),
         Command::Produce(command) => produce::execute(&context, command).await,
         Command::Consume(command) => consume::execute(&context, command).await,
         Command::Perf(command) => perf::execute(&context, command).await,
