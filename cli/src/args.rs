@@ -19,9 +19,11 @@ pub use self::perf::{Perf, PerfConsume, PerfE2e, PerfProduce};
 pub use self::records::{Acks, Codec, Consume, Produce, ProduceFormat, Start};
 use crate::output::Format;
 
+pub mod adopt;
 pub mod config;
 mod group;
 
+pub use adopt::Adopt;
 pub use config::{Config, ConfigEdit, Configured, ConfiguredKind};
 pub use group::{Group, GroupList, Groups, ResetOffsets, Selection, Whereto};
 
@@ -97,6 +99,8 @@ pub enum Command {
     /// Directories of nodes: make cluster ids, format.
     #[command(subcommand)]
     Storage(Storage),
+    /// Take over the directories of an Apache Kafka cluster: its topics, configs, records and committed offsets.
+    Adopt(Adopt),
     /// Look into the files of a log directory: print them, or check them. Needs no cluster.
     #[command(subcommand)]
     Log(Log),
@@ -415,6 +419,7 @@ mod tests {
             "odradek perf produce t --records 5 --record-bytes 1 --throughput 0",
             "odradek perf e2e t --record-bytes 15",
             "odradek completions csh",
+            "odradek adopt",
             "odradek log dump",
             "odradek log verify",
             "odradek log dump f --offsets-decoder --transaction-log-decoder",

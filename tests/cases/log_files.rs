@@ -45,13 +45,14 @@ fn fill(cluster: &Cluster) -> anyhow::Result<()> {
     list.add_partition_offset("filed", 0, Offset::Offset(77))?;
     odradek_tests::wait_for("a commit", LIMIT, || {
         drop(consumer.poll(Duration::from_millis(20)));
-        Ok(consumer.commit(&list, CommitMode::Sync).is_ok().then_some(()))
+        Ok(Some(consumer.commit(&list, CommitMode::Sync)?))
     })
 }
 
 #[test]
 fn what_a_broker_leaves_is_sound_and_is_told_as_kafka_tells_it() {
-    Spec::new(1, 1).set("offsets.topic.num.partitions", 1).run(|cluster| {
+    let spec = Spec::new(1, 1).set("offsets.topic.num.partitions", 1).set("offsets.topic.replication.factor", 1);
+    spec.run(|cluster| {
         fill(cluster)?;
         let broker = cluster.broker(1);
         let data = broker.data();

@@ -2,6 +2,7 @@
 //!
 //! Clusters run one at a time (see `Permit`), whatever the number of test threads.
 
+mod adopt;
 mod bad_input;
 mod cli;
 mod configs;

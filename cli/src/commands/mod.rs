@@ -1,5 +1,6 @@
 //! A file for each noun of the command line.
 
+mod adopt;
 mod broker;
 mod completions;
 mod config;
@@ -63,6 +64,7 @@ pub async fn execute(args: Args) -> Result<(), CliError> {
         Command::Records(command) => records::execute(&context, command).await,
         Command::Quorum(command) => quorum::execute(&context, command).await,
         Command::Storage(command) => storage::execute(&context, command),
+        Command::Adopt(command) => adopt::execute(&context, &command),
         Command::Log(command) => log::execute(&context, command),
         Command::Produce(command) => produce::execute(&context, command).await,
         Command::Consume(command) => consume::execute(&context, command).await,
