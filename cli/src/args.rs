@@ -1,5 +1,6 @@
 //! What can be typed. The texts here are the manual.
 
+pub mod log;
 mod partitions;
 mod perf;
 mod records;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use self::log::{Decoders, Log, LogDump, LogVerify};
 pub use self::partitions::{
     Decommission, Elect, Reassign, ReassignCancel, ReassignPlan, ReassignRun, Records, RecordsDelete, Target,
 };
@@ -17,9 +19,11 @@ pub use self::perf::{Perf, PerfConsume, PerfE2e, PerfProduce};
 pub use self::records::{Acks, Codec, Consume, Produce, ProduceFormat, Start};
 use crate::output::Format;
 
+pub mod adopt;
 pub mod config;
 mod group;
 
+pub use adopt::Adopt;
 pub use config::{Config, ConfigEdit, Configured, ConfiguredKind};
 pub use group::{Group, GroupList, Groups, ResetOffsets, Selection, Whereto};
 
@@ -95,6 +99,11 @@ pub enum Command {
     /// Directories of nodes: make cluster ids, format.
     #[command(subcommand)]
     Storage(Storage),
+    /// Take over the directories of an Apache Kafka cluster: its topics, configs, records and committed offsets.
+    Adopt(Adopt),
+    /// Look into the files of a log directory: print them, or check them. Needs no cluster.
+    #[command(subcommand)]
+    Log(Log),
     /// Write the lines of standard input to a topic, a record each.
     Produce(Produce),
     /// Print the records of a topic, a line each.
@@ -410,6 +419,11 @@ mod tests {
             "odradek perf produce t --records 5 --record-bytes 1 --throughput 0",
             "odradek perf e2e t --record-bytes 15",
             "odradek completions csh",
+            "odradek adopt",
+            "odradek log dump",
+            "odradek log verify",
+            "odradek log dump f --offsets-decoder --transaction-log-decoder",
+            "odradek log dump f --from -1",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

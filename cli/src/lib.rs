@@ -1,5 +1,5 @@
 //! `odradek`, the operators' command line: topics, brokers and the quorum over the controllers' gRPC admin service;
-//! produce and consume over the Kafka protocol; formatting of directories.
+//! produce and consume over the Kafka protocol; formatting of directories, and the files of logs.
 //!
 //! `args` is what can be typed, `commands` does it, `admin` finds the active controller, `kafka` is a small client,
 //! `format` turns records to text and back, `histogram` says how durations are spread, and `output` prints for people or as

@@ -62,6 +62,16 @@ pub trait Fs: Send + Sync + Debug {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Takes the lock file, or fails with `WouldBlock` when another process holds it. Held until the guard is dropped.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+    /// Whether another process holds the lock file. Makes no file; a lock that is free is held for a moment.
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        if !self.exists(path)? {
+            return Ok(false);
+        }
+        match self.lock(path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            result => result.map(|_| false),
+        }
+    }
     fn space(&self, path: &Path) -> io::Result<DiskSpace>;
 }
 
@@ -198,12 +208,36 @@ impl Fs for RealFs {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        // Java takes the other kind of lock, which belongs to the process. So Kafka and we keep each other out.
+        would_block(rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive))?;
         Ok(Box::new(file))
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let file = match std::fs::File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            result => result?,
+        };
+        let shared = rustix::fs::FlockOperation::NonBlockingLockShared;
+        let both = would_block(rustix::fs::flock(&file, shared))
+            .and_then(|()| would_block(rustix::fs::fcntl_lock(&file, shared)));
+        match both {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            result => result.map(|()| false),
+        }
     }
 
     fn space(&self, path: &Path) -> io::Result<DiskSpace> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(DiskSpace { total: stat.f_blocks * stat.f_frsize, available: stat.f_bavail * stat.f_frsize })
+    }
+}
+
+/// POSIX lets a lock that is held be told by either of two codes.
+fn would_block(result: rustix::io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(rustix::io::Errno::ACCESS) => Err(io::ErrorKind::WouldBlock.into()),
+        result => Ok(result?),
     }
 }
 
@@ -308,7 +342,10 @@ mod tests {
         let path = dir.path().join(".lock");
         let held = RealFs.lock(&path).expect("first");
         assert_eq!(RealFs.lock(&path).err().map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
+        assert!(RealFs.is_locked(&path).expect("looked at"));
         drop(held);
+        assert!(!RealFs.is_locked(&path).expect("looked at"));
+        assert!(!RealFs.is_locked(&dir.path().join("none")).expect("looked at"));
         RealFs.lock(&path).expect("free again");
     }
 

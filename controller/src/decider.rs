@@ -174,6 +174,8 @@ pub struct DeciderOptions {
     pub settings: Settings,
     pub cluster_id: Arc<str>,
     pub controllers: Vec<ControllerRegistration>,
+    /// What a new cluster begins with.
+    pub bootstrap: Option<odradek_metadata::Image>,
     /// A leader that has not heard a majority for this long does not decide any more.
     pub quorum_silence_max: Duration,
 }
@@ -375,7 +377,13 @@ impl DeciderTask {
         };
         tracing::info!(term, offset, "this is the active controller");
         let (cluster_id, controllers) = (self.options.cluster_id.clone(), self.options.controllers.clone());
-        let decision = self.with(&mut active, |decider, context| decider.begin(context, &cluster_id, &controllers));
+        // Once the quorum has a log it says nothing any more, and need not be kept.
+        let bootstrap = self.options.bootstrap.take_if(|_| !active.decider.image().cluster_id().is_empty());
+        drop(bootstrap);
+        let bootstrap = self.options.bootstrap.clone();
+        let decision = self.with(&mut active, |decider, context| {
+            decider.begin(context, &cluster_id, &controllers, bootstrap.as_ref())
+        });
         let Decision { records, response, offset, events } = decision;
         response?;
         self.commit(&mut active, Decided { records, offset, events, answer: Box::new(|_| ()) }).await?;

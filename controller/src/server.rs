@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use odradek_common::config::ControllerConfig;
 use odradek_common::meta_properties;
 use odradek_controller_core::Settings;
+use odradek_metadata::{Image, bootstrap};
 use odradek_node::{Shutdown, World};
 use tokio::sync::oneshot;
 use tonic::transport::Server;
@@ -57,7 +58,7 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let dir = config.metadata_log_dir.clone();
-    let (cluster_id, lock) = world
+    let (cluster_id, bootstrap, lock) = world
         .on_disk({
             let (fs, node_id) = (world.fs.clone(), config.node_id.0);
             move || open_dir(&*fs, &dir, node_id)
@@ -65,7 +66,7 @@ pub async fn run(
         .await?;
     let raft_options = raft_options(&config, &options, cluster_id.into())?;
     let (ended, end) = oneshot::channel();
-    let front = Front { world: world.clone(), config, options: raft_options, shutdown };
+    let front = Front { world: world.clone(), config, options: raft_options, bootstrap, shutdown };
     world.spawn_isolated("controller", async move {
         let _ = ended.send(front.run().await);
     });
@@ -74,16 +75,16 @@ pub async fn run(
     result
 }
 
-/// The cluster's id, and the guard of the directory's lock.
+/// The cluster's id, what it begins with if it is new, and the guard of the directory's lock.
 fn open_dir(
     fs: &dyn odradek_common::fs::Fs,
     dir: &Path,
     node_id: i32,
-) -> anyhow::Result<(String, Box<dyn Send + Sync>)> {
+) -> anyhow::Result<(String, Option<Image>, Box<dyn Send + Sync>)> {
     let found = meta_properties::read_all(fs, &[dir.to_owned()], node_id)?;
     let cluster_id = found.into_iter().next().map(|meta| meta.cluster_id).context("no directory is configured")?;
     match fs.lock(&dir.join(LOCK_FILE)) {
-        Ok(lock) => Ok((cluster_id, lock)),
+        Ok(lock) => Ok((cluster_id, bootstrap::read(fs, dir)?, lock)),
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
             bail!("{} is in use by another process; stop that one first", dir.display())
         }
@@ -127,6 +128,7 @@ struct Front {
     world: World,
     config: ControllerConfig,
     options: RaftOptions,
+    bootstrap: Option<Image>,
     shutdown: Shutdown,
 }
 
@@ -173,6 +175,7 @@ impl Front {
             settings: Settings::from(&self.config),
             cluster_id: self.options.cluster_id.clone(),
             controllers: DeciderOptions::controllers(&self.options.voters),
+            bootstrap: self.bootstrap.clone(),
             quorum_silence_max: self.config.quorum.election_timeout * 2,
         };
         decider(self.world.clone(), node.clone(), options)

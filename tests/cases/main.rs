@@ -2,6 +2,7 @@
 //!
 //! Clusters run one at a time (see `Permit`), whatever the number of test threads.
 
+mod adopt;
 mod bad_input;
 mod cli;
 mod configs;
@@ -18,6 +19,7 @@ mod java;
 mod kafka_tool_set;
 mod kafka_tools;
 mod librdkafka;
+mod log_files;
 mod loss;
 mod node;
 mod produce_fetch;

@@ -156,6 +156,22 @@ impl Spec {
         }
     }
 
+    /// As [`Spec::run`], of a cluster whose storage `prepare` makes ready, from the files of the nodes that are laid out.
+    pub fn run_prepared(
+        self,
+        prepare: impl FnOnce(&Cluster) -> anyhow::Result<()>,
+        body: impl FnOnce(&Cluster) -> anyhow::Result<()>,
+    ) {
+        let permit = Permit::take();
+        let cluster = Cluster::lay_out(&self, permit).unwrap_or_else(|error| panic!("{error:#}"));
+        let started = prepare(&cluster).and_then(|()| cluster.start_all()).and_then(|()| cluster.wait_served());
+        let outcome = started.and_then(|()| body(&cluster)).and_then(|()| cluster.check_logs());
+        if let Err(error) = outcome {
+            cluster.keep_evidence();
+            panic!("{error:#}");
+        }
+    }
+
     fn start(self, permit: Permit) -> anyhow::Result<Cluster> {
         if let Ok(bootstrap) = std::env::var("ODRADEK_TEST_ATTACH") {
             return Cluster::attach(bootstrap, &self, permit);

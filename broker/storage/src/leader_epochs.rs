@@ -18,7 +18,7 @@ use crate::error::StorageError;
 
 pub(crate) const FILE: &str = "leader-epoch-checkpoint";
 /// Thousands of leader changes fit; a larger file is damaged.
-const FILE_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// An epoch and the offset of its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl LeaderEpochs {
         Ok(Self::parse(&bytes))
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut epochs = Self::default();
         for line in parse_lines(bytes).ok()? {
             let (epoch, start) = line.split_once(' ')?;

@@ -6,6 +6,9 @@
 //! - [`Cleaning`] compacts a log in steps, beside its readers and its writer.
 //! - [`LogDirs`] are a broker's `log.dirs`: identity, locks, checkpoints, loading and placement.
 //!
+//! - [`files`] are single files of a log, read without a log, and [`verify`] checks directories that no broker uses: for
+//!   the tools of operators. Neither writes.
+//!
 //! Everything is synchronous and goes through [`odradek_common::fs::Fs`]: no async runtime, no `std::fs`, no clock, no
 //! threads. A failed write or sync takes its log directory offline ([`LogDir`]) and is never retried; damaged bytes
 //! are a typed error that names file, position and offset.
@@ -17,6 +20,7 @@ mod cleaner;
 mod config;
 mod dir;
 mod error;
+pub mod files;
 mod index_file;
 mod leader_epochs;
 mod log;
@@ -30,6 +34,7 @@ mod segment;
 mod time_index;
 mod txn_index;
 mod validate;
+pub mod verify;
 
 pub use cleaner::{CleanError, CleanProgress, CleanStats, Cleanable, CleanerConfig, Cleaning, Replacement};
 pub use config::{LogConfig, ProducerStateConfig, Recompression};
@@ -41,8 +46,10 @@ pub use log::{
     TimestampOffset,
 };
 pub use log_dirs::{
-    DirFailure, IdentityError, LoadReport, LoadRequest, LogDirs, LogDirsConfig, PartitionCheckpoint, format_directory,
+    DirFailure, IdentityError, KAFKAS_METADATA_DIR, LOCK, LoadReport, LoadRequest, LogDirs, LogDirsConfig,
+    PartitionCheckpoint, format_directory, parse_partition,
 };
+pub use offset_index::OffsetPosition;
 pub use producer_state::{ActiveProducer, ProducerError};
 pub use recovery::{Damage, Recovery, RecoveryReport};
 pub use txn_index::AbortedTxn;

@@ -22,10 +22,13 @@ use crate::error::{LogError, StorageError};
 use crate::log::{Log, LogLocation};
 use crate::recovery::Recovery;
 
-const LOCK: &str = ".lock";
-const DELETE_SUFFIX: &str = "-delete";
-const STRAY_SUFFIX: &str = "-stray";
-const FUTURE_SUFFIX: &str = "-future";
+/// Where a node of Kafka keeps the log and the snapshots of its metadata.
+pub const KAFKAS_METADATA_DIR: &str = "__cluster_metadata-0";
+/// Locked by the process that uses the directory; Kafka has the same.
+pub const LOCK: &str = ".lock";
+pub(crate) const DELETE_SUFFIX: &str = "-delete";
+pub(crate) const STRAY_SUFFIX: &str = "-stray";
+pub(crate) const FUTURE_SUFFIX: &str = "-future";
 
 /// A log directory is not this broker's. Nothing was written.
 #[derive(Debug, thiserror::Error)]
@@ -257,6 +260,9 @@ impl LogDirs {
                 tracing::warn!("leaving {} alone", path.display());
                 continue;
             }
+            if is_kafkas_metadata(&entry.name) {
+                continue;
+            }
             let Some(partition) = parse_partition(&entry.name) else {
                 if !entry.name.starts_with('.') && entry.name != "lost+found" {
                     tracing::warn!("{} is not a partition's directory: leaving it alone", path.display());
@@ -451,8 +457,14 @@ fn open_slot(fs: &dyn Fs, dir: &Path, mut meta: MetaProperties, rng: &mut dyn Rn
     })
 }
 
-/// `<topic>-<partition>`
-fn parse_partition(name: &str) -> Option<TopicPartition> {
+/// The log of a KRaft quorum, which a node of Kafka keeps among its partitions. It is no topic of ours, and stays where it is
+/// in a directory that is taken over.
+pub fn is_kafkas_metadata(name: &str) -> bool {
+    name == KAFKAS_METADATA_DIR
+}
+
+/// The partition whose directory this name is: `<topic>-<partition>`.
+pub fn parse_partition(name: &str) -> Option<TopicPartition> {
     let (topic, partition) = name.rsplit_once('-')?;
     let partition: i32 = partition.parse().ok().filter(|partition| *partition >= 0)?;
     let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');

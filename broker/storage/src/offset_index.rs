@@ -14,7 +14,7 @@ pub(crate) const ENTRY_BYTES: usize = 8;
 
 /// An offset and where its batch begins in the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OffsetPosition {
+pub struct OffsetPosition {
     pub offset: i64,
     pub position: u64,
 }
@@ -23,6 +23,12 @@ pub(crate) struct OffsetPosition {
 pub(crate) struct OffsetIndex {
     base: i64,
     pub file: IndexFile<ENTRY_BYTES>,
+}
+
+/// An entry of the index of the segment that begins at `base`.
+pub(crate) fn decode(base: i64, entry: [u8; ENTRY_BYTES]) -> OffsetPosition {
+    let word = u64::from_be_bytes(entry);
+    OffsetPosition { offset: base.saturating_add((word >> 32) as i64), position: word & u64::from(u32::MAX) }
 }
 
 fn relative(entry: &[u8; ENTRY_BYTES]) -> u32 {
@@ -39,8 +45,7 @@ impl OffsetIndex {
     }
 
     fn decode(&self, entry: [u8; ENTRY_BYTES]) -> OffsetPosition {
-        let word = u64::from_be_bytes(entry);
-        OffsetPosition { offset: self.base + (word >> 32) as i64, position: word & u64::from(u32::MAX) }
+        decode(self.base, entry)
     }
 
     /// Whether an offset can be stored: its distance to the base fits a positive `i32`.

@@ -26,7 +26,7 @@ const VERSION: i16 = 1;
 const HEAD_BYTES: usize = 6;
 const ENTRY_BYTES: usize = 46;
 /// Five million producers; larger is damaged.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 
 pub(crate) fn encode(producers: &BTreeMap<i64, ProducerEntry>) -> Vec<u8> {
     let count: usize = producers.values().map(|entry| entry.batches.len().max(1)).sum();

@@ -61,7 +61,7 @@ impl BatchMetadata {
         self.last_offset - i64::from(self.offset_delta)
     }
 
-    fn first_sequence(&self) -> i32 {
+    pub fn first_sequence(&self) -> i32 {
         if self.last_sequence < 0 { -1 } else { sequence_minus(self.last_sequence, self.offset_delta) }
     }
 }

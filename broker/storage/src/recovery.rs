@@ -31,10 +31,10 @@ use crate::scan::{RECOVERY_BUFFER_BYTES, Scan, ScanError};
 use crate::segment::{LOG_SUFFIX, Segment};
 use crate::{offset_index, time_index, txn_index};
 
-const DELETED_SUFFIX: &str = ".deleted";
+pub(crate) const DELETED_SUFFIX: &str = ".deleted";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 /// A transaction marker takes 78 bytes; a control batch that claims more than this is not read.
-const CONTROL_BATCH_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const CONTROL_BATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// What the checkpoints of the log directory say of a log that is to be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub(crate) struct Loader {
 }
 
 /// `{base:020}` in front of a suffix.
-fn base_of(name: &str, suffix: &str) -> Option<i64> {
+pub(crate) fn base_of(name: &str, suffix: &str) -> Option<i64> {
     let digits = name.strip_suffix(suffix)?;
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
 }

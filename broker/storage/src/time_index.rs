@@ -19,6 +19,11 @@ pub(crate) struct TimeIndex {
     last: Option<Option<(i64, i64)>>,
 }
 
+/// Timestamp and offset of an entry of the index of the segment that begins at `base`.
+pub(crate) fn decode(base: i64, entry: &[u8; ENTRY_BYTES]) -> (i64, i64) {
+    (timestamp(entry), base.saturating_add(i64::from(relative(entry))))
+}
+
 fn timestamp(entry: &[u8; ENTRY_BYTES]) -> i64 {
     entry.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
 }
@@ -37,7 +42,7 @@ impl TimeIndex {
     }
 
     fn decode(&self, entry: &[u8; ENTRY_BYTES]) -> (i64, i64) {
-        (timestamp(entry), self.base + i64::from(relative(entry)))
+        decode(self.base, entry)
     }
 
     /// The last entry: timestamp and offset.

@@ -13,7 +13,7 @@ use odradek_common::{Offset, ProducerId};
 use crate::dir::Place;
 
 pub(crate) const SUFFIX: &str = ".txnindex";
-const ENTRY_BYTES: usize = 34;
+pub(crate) const ENTRY_BYTES: usize = 34;
 const VERSION: i16 = 0;
 /// A segment has at most one aborted transaction per batch of 78 bytes (a marker), so that this is out of reach.
 const FILE_BYTES_MAX: u64 = 1 << 31;
@@ -42,7 +42,7 @@ impl AbortedTxn {
         entry
     }
 
-    fn decode(entry: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(entry: &[u8]) -> Option<Self> {
         let (version, numbers) = entry.split_first_chunk()?;
         if i16::from_be_bytes(*version) != VERSION {
             return None;

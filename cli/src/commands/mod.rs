@@ -1,5 +1,6 @@
 //! A file for each noun of the command line.
 
+mod adopt;
 mod broker;
 mod completions;
 mod config;
@@ -7,6 +8,7 @@ mod consume;
 mod decommission;
 mod elect;
 mod group;
+mod log;
 mod log_dirs;
 mod pace;
 mod perf;
@@ -62,6 +64,8 @@ pub async fn execute(args: Args) -> Result<(), CliError> {
         Command::Records(command) => records::execute(&context, command).await,
         Command::Quorum(command) => quorum::execute(&context, command).await,
         Command::Storage(command) => storage::execute(&context, command),
+        Command::Adopt(command) => adopt::execute(&context, &command),
+        Command::Log(command) => log::execute(&context, command),
         Command::Produce(command) => produce::execute(&context, command).await,
         Command::Consume(command) => consume::execute(&context, command).await,
         Command::Perf(command) => perf::execute(&context, command).await,

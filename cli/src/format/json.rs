@@ -24,20 +24,43 @@ struct Line<'a> {
     key: Field,
     #[serde(flatten)]
     value: Field,
-    headers: Vec<Header>,
+    headers: Vec<HeaderField>,
 }
 
+/// A header of a record, to be printed.
 #[derive(Serialize)]
-struct Header {
-    name: String,
+pub struct HeaderField {
+    pub name: String,
     #[serde(flatten)]
-    value: Field,
+    pub value: Field,
 }
 
-struct Field {
+impl HeaderField {
+    pub fn new(header: &odradek_records::Header) -> Self {
+        let name = String::from_utf8_lossy(&header.key).into_owned();
+        Self { name, value: Field::value(header.value.clone()) }
+    }
+}
+
+/// Bytes to be printed, under the one name or the other.
+pub struct Field {
     name: &'static str,
     hex_name: &'static str,
     bytes: Option<Bytes>,
+}
+
+impl Field {
+    pub fn key(bytes: Option<Bytes>) -> Self {
+        Self { name: "key", hex_name: "key_hex", bytes }
+    }
+
+    pub fn value(bytes: Option<Bytes>) -> Self {
+        Self { name: "value", hex_name: "value_hex", bytes }
+    }
+
+    pub fn bytes(&self) -> Option<&Bytes> {
+        self.bytes.as_ref()
+    }
 }
 
 impl Serialize for Field {
@@ -57,11 +80,6 @@ impl Serialize for Field {
 }
 
 pub fn write(out: &mut impl Write, topic: &str, partition: i32, record: &Record) -> io::Result<()> {
-    let value = |bytes: &Option<Bytes>| Field { name: "value", hex_name: "value_hex", bytes: bytes.clone() };
-    let header = |header: &odradek_records::Header| Header {
-        name: String::from_utf8_lossy(&header.key).into_owned(),
-        value: value(&header.value),
-    };
     let timestamp = record.timestamp.0;
     let line = Line {
         topic,
@@ -69,9 +87,9 @@ pub fn write(out: &mut impl Write, topic: &str, partition: i32, record: &Record)
         offset: record.offset.0,
         timestamp_ms: timestamp,
         timestamp: (timestamp >= 0).then(|| crate::time::format(timestamp)),
-        key: Field { name: "key", hex_name: "key_hex", bytes: record.key.clone() },
-        value: value(&record.value),
-        headers: record.headers.iter().map(header).collect(),
+        key: Field::key(record.key.clone()),
+        value: Field::value(record.value.clone()),
+        headers: record.headers.iter().map(HeaderField::new).collect(),
     };
     serde_json::to_writer(&mut *out, &line)?;
     out.write_all(b"\n")

@@ -6,10 +6,13 @@
 //! writes an image as the shortest list of records that rebuilds it, and [`batch`] is the encoding of one entry of the
 //! Raft log.
 //!
-//! Nothing here decides, reads a clock or opens a file. Records that do not fit the image (from a damaged disk or a
+//! [`bootstrap`] is the file that a cluster begins with which was something else before.
+//!
+//! Nothing here decides or reads a clock. Records that do not fit the image (from a damaged disk or a
 //! wrong peer) are an error and leave the image as it was.
 
 pub mod batch;
+pub mod bootstrap;
 pub mod delta;
 mod image;
 mod records;

@@ -282,6 +282,28 @@ fn structure(out: &mut String, message: &Message, item: &Struct) {
     read_function(out, message, &slots);
     fill_function(out, &slots);
     out.push_str("}\n");
+    if matches!(message.kind, Kind::Record | Kind::Other) {
+        json_function(out, name, &slots);
+    }
+}
+
+/// What a tool prints of a record: each field that the version has, under Kafka's name.
+fn json_function(out: &mut String, name: &str, slots: &[Slot<'_>]) {
+    _ = writeln!(out, "#[cfg(feature = \"json\")]\nimpl p::ToJson for {name} {{");
+    out.push_str("fn to_json(&self, v: i16) -> p::JsonValue {\n_ = v;\nlet mut m = p::JsonMap::new();\n");
+    for slot in slots {
+        let mut key = slot.field.name.clone();
+        if let Some(first) = key.get_mut(..1) {
+            first.make_ascii_lowercase();
+        }
+        let put = format!("m.insert({key:?}.to_owned(), p::ToJson::to_json(&self.{}, v));", slot.name);
+        match slot.present().as_str() {
+            "true" => _ = writeln!(out, "{put}"),
+            "false" => {}
+            present => _ = writeln!(out, "if {present} {{ {put} }}"),
+        }
+    }
+    out.push_str("p::JsonValue::Object(m)\n}\n}\n");
 }
 
 fn write_function(out: &mut String, message: &Message, slots: &[Slot<'_>]) {

@@ -12,7 +12,8 @@ mod schema;
 use std::path::Path;
 use std::{env, fs};
 
-const SCHEMAS: [&str; 2] = ["schema/messages-4.4.0.json", "schema/internal-topics-4.3.1.json"];
+const SCHEMAS: [&str; 3] =
+    ["schema/messages-4.4.0.json", "schema/internal-topics-4.3.1.json", "schema/metadata-records-4.3.1.json"];
 
 fn main() {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo names the package");

@@ -1,5 +1,5 @@
-//! The Kafka protocol without any I/O: every request, response, header and record of the internal topics, at every
-//! version of Kafka 4.4, as Rust types with `encode` and `decode`.
+//! The Kafka protocol without any I/O: every request, response, header, record of the internal topics and record of a
+//! KRaft cluster's metadata, at every version of Kafka 4.4, as Rust types with `encode` and `decode`.
 //!
 //! The types are written by `build/` from the facts in `schema/`: module `produce_request` holds `ProduceRequest` and its
 //! parts, and so on; every top-level message is also found here. `Decoder` reads from one frame and never copies: strings
@@ -17,6 +17,8 @@ mod error;
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod filler;
 pub mod frame;
+#[cfg(feature = "json")]
+mod json;
 mod message;
 mod records;
 mod string;
@@ -35,6 +37,8 @@ pub mod support {
     pub use crate::error::{DecodeError, EncodeError};
     #[cfg(any(test, feature = "arbitrary"))]
     pub use crate::filler::Filler;
+    #[cfg(feature = "json")]
+    pub use crate::json::{Map as JsonMap, ToJson, Value as JsonValue};
     pub use crate::message::{Element, RawTaggedField};
     pub use crate::records::Records;
     pub use crate::string::Str;
@@ -48,11 +52,13 @@ pub use decoder::Decoder;
 pub use encoder::{Encoder, Part};
 pub use error::{DecodeError, DecodeErrorKind, EncodeError, EncodeErrorKind};
 pub use generated::*;
+#[cfg(feature = "json")]
+pub use json::ToJson;
 pub use message::{Message, RawTaggedField, Request, TypedRecord};
 pub use odradek_common::Uuid;
 pub use records::Records;
 pub use string::Str;
-pub use versioned::{decode_versioned, decode_versioned_up_to, encode_versioned, encode_with_prefix};
+pub use versioned::{MetadataFrame, decode_versioned, decode_versioned_up_to, encode_versioned, encode_with_prefix};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,42 @@ use bytes::Bytes;
 
 use crate::{DecodeError, Decoder, EncodeError, Encoder, Message};
 
+/// A record of a KRaft cluster's metadata, opened: frame version, record type and version, each as an unsigned varint, then
+/// the message (Kafka's `AbstractApiMessageSerde`).
+#[derive(Debug)]
+pub struct MetadataFrame {
+    /// Which record it is: [`crate::TypedRecord::RECORD_TYPE`].
+    pub kind: i16,
+    pub version: i16,
+    message: Decoder,
+}
+
+impl MetadataFrame {
+    /// The only frame version there is.
+    const FRAME_VERSION: u32 = 1;
+
+    pub fn open(value: Bytes) -> Result<Self, DecodeError> {
+        let mut message = Decoder::new(value);
+        message.begin_message("MetadataFrame", 0, true);
+        let frame = message.uvarint()?;
+        if frame != Self::FRAME_VERSION {
+            message.begin_message("MetadataFrame", i16::try_from(frame).unwrap_or(i16::MAX), true);
+            return Err(message.unsupported_version());
+        }
+        // What is no 16-bit number is no known record either.
+        let kind = i16::try_from(message.uvarint()?).unwrap_or(-1);
+        let version = i16::try_from(message.uvarint()?).unwrap_or(-1);
+        Ok(Self { kind, version, message })
+    }
+
+    /// The message, if it is of this kind, after which nothing may follow.
+    pub fn decode<M: Message>(mut self) -> Result<M, DecodeError> {
+        let message = M::decode(&mut self.message, self.version)?;
+        self.message.finish()?;
+        Ok(message)
+    }
+}
+
 /// Two bytes of version, then the message: a value of an internal topic, a consumer's subscription or assignment.
 pub fn encode_versioned<M: Message>(message: &M, version: i16) -> Result<Bytes, EncodeError> {
     encode_with_prefix(message, version, version)

@@ -10,3 +10,4 @@ mod producers;
 mod recovery;
 mod support;
 mod validation;
+mod verify;

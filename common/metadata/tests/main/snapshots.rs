@@ -71,3 +71,20 @@ fn another_version_is_refused_by_its_number() {
     assert!(matches!(error, SnapshotError::UnknownFormat { found: 9 }));
     assert!(error.to_string().contains("format 9 is unknown"));
 }
+
+#[test]
+fn a_bootstrap_file_is_written_and_read_and_damage_to_it_refused() {
+    use odradek_common::fs::Fs;
+    use odradek_metadata::bootstrap;
+    let fs = odradek_common::mem_fs::MemFs::new();
+    let dir = Path::new("/controller");
+    fs.create_dir_all(dir).expect("made");
+    assert_eq!(bootstrap::read(&fs, dir).expect("nothing is there"), None);
+    let bytes = bootstrap::encode(&image(), 7).expect("encoded");
+    bootstrap::write(&fs, dir, &bytes).expect("written");
+    let found = bootstrap::read(&fs, dir).expect("readable").expect("there");
+    assert!(found.to_records().eq(image().to_records()), "it says the same");
+    bootstrap::write(&fs, dir, &bytes[..bytes.len() - 1]).expect("written");
+    let error = bootstrap::read(&fs, dir).expect_err("cut off").to_string();
+    assert!(error.contains("/controller/bootstrap.metadata cannot be used"), "{error}");
+}

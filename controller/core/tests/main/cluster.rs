@@ -31,6 +31,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(settings: Settings) -> Self {
+        Self::born_of(settings, None)
+    }
+
+    /// A new cluster that begins with what another one had.
+    pub fn born_of(settings: Settings, bootstrap: Option<&Image>) -> Self {
         let now = Instant(1_000_000_000);
         let mut cluster = Self {
             decider: Decider::new(settings, Image::new(), now),
@@ -40,10 +45,11 @@ impl Cluster {
             events: Vec::new(),
             records: Vec::new(),
             next_offset: 5,
-            next_incarnation: 0,
+            // Those of the other cluster are not used again.
+            next_incarnation: if bootstrap.is_some() { 100 } else { 0 },
             next_stream: 0,
         };
-        cluster.run(|decider, context| decider.begin(context, CLUSTER_ID, &[])).expect("a new cluster");
+        cluster.run(|decider, context| decider.begin(context, CLUSTER_ID, &[], bootstrap)).expect("a new cluster");
         cluster
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, PartitionIndex, TopicIdPartition, Uuid};
+use odradek_controller_core::Event;
 use odradek_controller_core::brokers::RegisterBroker;
 use odradek_controller_core::directories::AssignDirectories;
 use odradek_controller_core::heartbeat::Heartbeat;
@@ -164,12 +165,45 @@ fn a_cluster_is_born_once() {
     let controller =
         odradek_metadata::ControllerRegistration { id: 1.into(), host: "localhost".to_owned(), port: 9192 };
     let controllers = [controller];
-    cluster.run(|d, context| d.begin(context, crate::cluster::CLUSTER_ID, &controllers)).expect("the same");
+    cluster.run(|d, context| d.begin(context, crate::cluster::CLUSTER_ID, &controllers, None)).expect("the same");
     assert_eq!(cluster.record_kinds(), ["register controller"]);
-    cluster.run(|d, context| d.begin(context, crate::cluster::CLUSTER_ID, &controllers)).expect("the same");
+    cluster.run(|d, context| d.begin(context, crate::cluster::CLUSTER_ID, &controllers, None)).expect("the same");
     assert!(cluster.records.is_empty());
-    let error = cluster.run(|d, context| d.begin(context, "other", &[])).expect_err("another cluster");
+    let error = cluster.run(|d, context| d.begin(context, "other", &[], None)).expect_err("another cluster");
     assert!(error.to_string().contains(crate::cluster::CLUSTER_ID));
+}
+
+#[test]
+fn a_cluster_that_was_something_else_goes_on_with_what_it_had() {
+    let (mut former, brokers) = Cluster::with_brokers(2);
+    let id = former.create_on("t", &[1, 2]).id;
+    let [one, two] = [&brokers[0], &brokers[1]].map(|broker| broker.epoch);
+    let image = former.image.clone();
+    let before = image.partition(id, 0.into()).expect("a partition").as_ref().clone();
+    let mut cluster = Cluster::born_of(settings(&[]), Some(&image));
+    assert_eq!(cluster.image.cluster_id(), crate::cluster::CLUSTER_ID);
+    assert_eq!(cluster.image.topic_id("t"), Some(id));
+    assert_eq!(cluster.image.next_producer_id(), former.image.next_producer_id());
+    assert_eq!(cluster.image.partition(id, 0.into()).map(AsRef::as_ref), Some(&before));
+    // The one was stopped in order, as its marker shows, and then the other; each comes back as itself.
+    cluster.start_after(1, one);
+    cluster.start_after(2, two);
+    let partition = cluster.image.partition(id, 0.into()).expect("a partition");
+    assert!(partition.has_leader() && partition.leader_epoch > before.leader_epoch, "{partition:?}");
+    assert!(!cluster.events.iter().any(|event| matches!(event, Event::BrokerRegistered { unclean: true, .. })));
+
+    // One that was not, or that does not come back, is out of the ISR.
+    let mut cluster = Cluster::born_of(settings(&[]), Some(&image));
+    cluster.start_after(1, BrokerEpoch(-1));
+    let partition = cluster.image.partition(id, 0.into()).expect("a partition");
+    assert_eq!((partition.isr.as_slice(), partition.leader), (&[BrokerId(2)][..], BrokerId(2)), "{partition:?}");
+    cluster.pass(Duration::from_secs(30), &mut []);
+    assert_eq!(cluster.fenced(), [1, 2], "what is silent is fenced");
+
+    // It says nothing to a quorum that has a log.
+    let again = cluster.run(|d, context| d.begin(context, crate::cluster::CLUSTER_ID, &[], Some(&image)));
+    again.expect("the same cluster");
+    assert!(cluster.records.is_empty());
 }
 
 #[test]

@@ -26,6 +26,7 @@ public class GoldenFiles {
         "org.apache.kafka.coordinator.transaction.generated",
         "org.apache.kafka.coordinator.share.generated",
         "org.apache.kafka.server.log.remote.metadata.storage.generated",
+        "org.apache.kafka.common.metadata",
     };
 
     /** Fields whose name in 4.4 differs from that in 4.3.1 in some message. */
