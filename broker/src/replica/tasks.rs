@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use odradek_broker_storage::{LogDirs, PartitionCheckpoint};
@@ -24,7 +24,12 @@ const DIRS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether a partition's flush is running: one at a time, and what comes meanwhile in the next (group commit).
 #[derive(Debug, Default)]
-pub(super) struct FlushState(AtomicU8);
+pub(super) struct FlushState {
+    phase: AtomicU8,
+    /// Held from the collection of what is to be synced until the recovery point has moved. A flush that found less to do,
+    /// as an earlier one has taken the files, would else say that all is on disk before that one is done.
+    order: Mutex<()>,
+}
 
 const IDLE: u8 = 0;
 const RUNNING: u8 = 1;
@@ -34,13 +39,13 @@ impl FlushState {
     /// Whether the caller is to run it.
     fn request(&self) -> bool {
         let next = |state| Some(if state == IDLE { RUNNING } else { AGAIN });
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(IDLE)
+        self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(IDLE)
     }
 
     /// Whether it is to run again.
     fn finish(&self) -> bool {
         let next = |state| Some(if state == AGAIN { RUNNING } else { IDLE });
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(AGAIN)
+        self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(AGAIN)
     }
 }
 
@@ -140,13 +145,15 @@ impl ReplicaManager {
         }));
     }
 
-    /// Syncs a log on this thread.
+    /// Syncs a log on this thread, one of the disk pool.
     pub(super) fn flush_now(self: &Arc<Self>, partition: &Arc<Partition>) {
+        let order = partition.flushing.order.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(job) = partition.flush_job(self.world.now()) else { return };
         match job.run() {
             Ok(flushed) => {
                 let image = self.image();
                 let after = partition.flushed(flushed, self.context(&image));
+                drop(order);
                 self.finish(partition, after);
             }
             // It is logged where the directory was taken offline; whoever waits is told.
