@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use odradek_broker_storage::{LogDirs, PartitionCheckpoint};
+use odradek_broker_storage::{DeferredDelete, LogDirs, PartitionCheckpoint};
 use odradek_common::config::BrokerConfig;
 use odradek_common::{BrokerEpoch, Uuid};
 use odradek_node::World;
@@ -70,6 +70,7 @@ impl ReplicaManager {
             manager.world.spawn("log tidying", manager.clone().tidy()),
         ];
         manager.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+        manager.adjust_cleaner();
         manager
     }
 
@@ -257,10 +258,11 @@ impl ReplicaManager {
         written
     }
 
+    /// Compacted logs are the cleaner's.
     async fn retain(self: Arc<Self>) {
         loop {
             self.world.sleep(self.config.log.retention_check_interval).await;
-            for partition in self.all_partitions() {
+            for partition in self.all_partitions().into_iter().filter(|partition| !partition.is_compacted()) {
                 let (manager, now) = (self.clone(), self.world.timestamp());
                 let deferred = self
                     .world
@@ -270,17 +272,23 @@ impl ReplicaManager {
                         deferred
                     })
                     .await;
-                let Some(deferred) = deferred.filter(|deferred| !deferred.is_empty()) else { continue };
-                let world = self.world.clone();
-                self.world.spawn("segment deletion", async move {
-                    world.sleep(Duration::from_millis(u64::try_from(deferred.delay_ms).unwrap_or(0))).await;
-                    let removed = world.on_disk(move || deferred.run()).await;
-                    if let Err(error) = removed {
-                        tracing::error!(%error, "the files of a deleted segment stay behind");
-                    }
-                });
+                if let Some(deferred) = deferred.filter(|deferred| !deferred.is_empty()) {
+                    self.delete_later(deferred);
+                }
             }
         }
+    }
+
+    /// Removes the files of segments after `file.delete.delay.ms`.
+    pub(super) fn delete_later(&self, deferred: DeferredDelete) {
+        let world = self.world.clone();
+        self.world.spawn("segment deletion", async move {
+            world.sleep(Duration::from_millis(u64::try_from(deferred.delay_ms).unwrap_or(0))).await;
+            let removed = world.on_disk(move || deferred.run()).await;
+            if let Err(error) = removed {
+                tracing::error!(%error, "the files of a deleted segment stay behind");
+            }
+        });
     }
 
     async fn tidy(self: Arc<Self>) {
