@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cli;
+mod compaction;
 mod configs;
 mod deploy;
 mod differential;
