@@ -5,6 +5,7 @@
 mod adopt;
 mod bad_input;
 mod cli;
+mod compaction;
 mod configs;
 mod deploy;
 mod differential;

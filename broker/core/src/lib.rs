@@ -2,6 +2,7 @@
 //!
 //! - [`partition`]: what a leader and a follower of a partition do (ISR, high watermark, truncation).
 //! - [`purgatory`]: who waits for what, and is completed once.
+//! - [`cleaning`]: which compacted log is cleaned next.
 //! - [`replication_quota`]: how fast replicas that are moved may be fetched.
 //! - [`fetch_session`]: incremental fetch sessions (KIP-227), both the server's cache and the follower's end.
 //! - [`coordinator`]: what every coordinator is: a state machine over a replicated log.
@@ -12,6 +13,7 @@
 //! cluster as [`Brokers`]; what is to be done goes out as values that the shell carries out.
 
 mod brokers;
+pub mod cleaning;
 pub mod coordinator;
 pub mod fetch_session;
 pub mod group;

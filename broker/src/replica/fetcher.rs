@@ -17,6 +17,7 @@ use std::time::Duration;
 use odradek_broker_core::fetch_session::{ClientPartition, ClientRequest, FetchSessionClient};
 use odradek_broker_core::partition::follower::{self, OutOfRange};
 use odradek_broker_core::partition::{EpochEnd, FetchStep};
+use odradek_broker_storage::LogDir;
 use odradek_common::time::Instant;
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicIdPartition, Uuid};
 use odradek_node::Connection;
@@ -27,7 +28,7 @@ use odradek_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsReques
 use tokio::sync::Notify;
 
 use super::ReplicaManager;
-use super::partition::{Asked, FetchPosition, FollowError, Following, Partition};
+use super::partition::{Asked, FetchPosition, FollowError, Following, MovedBack, Partition};
 use super::throttle::Side;
 use super::types::timestamp;
 
@@ -450,7 +451,7 @@ impl Fetching {
                 )
             }
             FetchStep::Truncate(leader) => partition
-                .truncate(following, asked, leader, |dir| self.manager.write_recovery_points(dir), context)
+                .truncate(following, asked, leader, |dir, moved| self.manager.write_truncated(dir, moved), context)
                 .map(|position| (position, false)),
             FetchStep::AskOffsets => return Taken::OutOfRange(partition, following),
             FetchStep::AwaitMetadata => {
@@ -552,7 +553,7 @@ impl Fetching {
         let Some((_, position)) = partition.following(self.manager.local()) else { return };
         let image = self.manager.image();
         let context = self.manager.context(&image);
-        let checkpoint = |dir: &odradek_broker_storage::LogDir| self.manager.write_recovery_points(dir);
+        let checkpoint = |dir: &LogDir, moved: MovedBack| self.manager.write_truncated(dir, moved);
         let result = match follower::out_of_range(position.log_end, start, end) {
             OutOfRange::TruncateTo(offset) => partition.truncate_to(following, offset, checkpoint, context),
             OutOfRange::StartAt(offset) => partition.start_at(following, offset, checkpoint, context),

@@ -13,12 +13,13 @@ use odradek_metadata::{ConfigResource, Image};
 use odradek_node::World;
 use odradek_node::world::TaskHandle;
 
+use super::cleaner::Cleaner;
 use super::config::log_config;
 use super::directories::DirectoryQueue;
 use super::fetcher::Fetchers;
 use super::isr::IsrQueue;
 use super::lost_leaders::LostLeaders;
-use super::partition::{After, Context, Partition, PartitionConfig, Registered};
+use super::partition::{After, Context, MovedBack, Partition, PartitionConfig, Registered};
 use super::session::Watching;
 use super::throttle::{Quotas, Side, Throttled};
 use super::types::{
@@ -37,6 +38,7 @@ pub struct ReplicaManager {
     pub(super) fetchers: Fetchers,
     pub(super) lost_leaders: LostLeaders,
     pub(super) quotas: Quotas,
+    pub(super) cleaner: Cleaner,
     /// As `config`, with what is dynamic.
     live: RwLock<Arc<BrokerConfig>>,
     local_epoch: AtomicI64,
@@ -71,6 +73,7 @@ impl ReplicaManager {
             isr: IsrQueue::default(),
             directories: DirectoryQueue::default(),
             quotas: Quotas::default(),
+            cleaner: Cleaner::default(),
             local_epoch: AtomicI64::new(BrokerEpoch::NONE.0),
             image: RwLock::new(Arc::new(Image::new())),
             partitions: RwLock::default(),
@@ -168,8 +171,8 @@ impl ReplicaManager {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The broker's configs have changed: logs go by the new defaults at once, and partitions are spread over the new
-    /// number of fetchers.
+    /// The broker's configs have changed: logs go by the new defaults at once, partitions are spread over the new number
+    /// of fetchers, and the cleaner has the new number of workers.
     pub fn set_dynamic_config(self: &Arc<Self>, config: &Arc<BrokerConfig>) {
         let before = self.live();
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = config.clone();
@@ -180,6 +183,9 @@ impl ReplicaManager {
                 let after = partition.set_config(resolved, self.context(&image));
                 self.finish(&partition, after);
             }
+        }
+        if before.cleaner != config.cleaner {
+            self.adjust_cleaner();
         }
         if self.fetchers.set_count(config.replication.fetchers) {
             for partition in self.all_partitions() {
@@ -402,8 +408,16 @@ impl ReplicaManager {
     }
 
     /// As a truncation asks for it, with its partition locked.
-    pub(super) fn write_recovery_points(&self, dir: &LogDir) -> Result<(), StorageError> {
-        self.write_checkpoint(dir, |dirs, dir, saved| dirs.write_recovery_points(dir, saved))
+    pub(super) fn write_truncated(&self, dir: &LogDir, moved: MovedBack) -> Result<(), StorageError> {
+        self.write_checkpoint(dir, |dirs, dir, saved| {
+            if moved.recovery_point {
+                dirs.write_recovery_points(dir, saved)?;
+            }
+            if moved.cleaned_to {
+                dirs.write_cleaned_to(dir, saved)?;
+            }
+            Ok(())
+        })
     }
 
     fn unclaimed_checkpoints(&self, dir: &LogDir) -> Vec<PartitionCheckpoint> {

@@ -4,12 +4,13 @@
 //! - `partition` is one log with its role behind one lock; `waiting` is who waits on it.
 //! - `session` is what an incremental fetch session reads: what it names and what has news.
 //! - `fetcher` follows leaders over the Kafka protocol; `isr` and `directories` tell the controller.
-//! - `deletion` is DeleteRecords; `publish` takes metadata in; `tasks` is what happens by the clock; `throttle` bounds
+//! - `cleaner` compacts logs; `deletion` is DeleteRecords; `publish` takes metadata in; `tasks` is what happens by the clock; `throttle` bounds
 //!   how fast replicas that are moved are fetched.
 //!
 //! Every decision is made in `odradek-broker-core`; here are the locks, tasks, sockets and files around it.
 //! **Invariant:** no lock is held across an await, and none of another partition is taken under a partition's.
 
+mod cleaner;
 mod config;
 mod coordinated;
 mod deletion;

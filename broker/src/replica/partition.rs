@@ -35,6 +35,7 @@ use super::types::{
 use super::waiting::{FETCHES_WAITING_MAX, FetchRow, FetchWait, LazyJoin, PRODUCES_WAITING_MAX, ProduceWaiter, Wake};
 use super::watchers::{News, Watchers};
 
+mod cleaning;
 mod coordinated;
 mod following;
 mod lookups;
@@ -121,6 +122,13 @@ impl Asked {
         let position = position(log);
         position.log_end == self.fetch_offset && position.last_epoch == self.last_epoch
     }
+}
+
+/// What a truncation has moved back: it must be on disk before anything is appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct MovedBack {
+    pub recovery_point: bool,
+    pub cleaned_to: bool,
 }
 
 /// Whom to fetch from.

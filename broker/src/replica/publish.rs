@@ -4,13 +4,13 @@
 //! logs takes disk work, which goes to the disk pool in a few batches, and each partition takes up whatever role
 //! metadata has given it by the time its log is open.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use odradek_broker_storage::{Log, LogDirs, LogError, ProducerStateConfig};
-use odradek_common::{TopicIdPartition, TopicPartition};
+use odradek_broker_storage::{Log, LogDir, LogDirs, LogError, ProducerStateConfig};
+use odradek_common::{TopicIdPartition, TopicPartition, Uuid};
 use odradek_metadata::{Delta, Image, ResourceType, directory};
 
 use super::ReplicaManager;
@@ -229,6 +229,7 @@ impl ReplicaManager {
     }
 
     fn rename_deleted(&self, logs: Vec<(Log, odradek_common::Uuid)>) -> Vec<odradek_broker_storage::DeferredDelete> {
+        self.forget_cleaned(&logs.iter().filter_map(|(log, _)| dir_of_cleaned(log)).collect());
         let mut deferred = Vec::with_capacity(logs.len());
         for (log, unique) in logs {
             let (name, dir) = (log.partition().clone(), log.log_dir().clone());
@@ -247,6 +248,17 @@ impl ReplicaManager {
         deferred
     }
 
+    /// Takes logs that go away out of the cleaner's checkpoints, before another topic of the same name has their place.
+    /// They are no partition's any more.
+    fn forget_cleaned(&self, dirs: &BTreeMap<Uuid, Arc<LogDir>>) {
+        for dir in dirs.values() {
+            let written = self.write_checkpoint(dir, |dirs, dir, saved| dirs.write_cleaned_to(dir, saved));
+            if let Err(error) = written {
+                tracing::error!(%error, "the cleaner's checkpoint was not written");
+            }
+        }
+    }
+
     /// Logs that the first metadata does not give to this broker: their topics were deleted, or moved away, while it
     /// was down. They are kept under another name, as Kafka does, for a person to look at.
     fn set_strays_aside(self: &Arc<Self>) {
@@ -256,7 +268,9 @@ impl ReplicaManager {
         let is_ours = |id: &TopicIdPartition| {
             image.partition(id.topic_id, id.partition).is_some_and(|found| found.replicas.contains(&local))
         };
+        let mut dirs = BTreeMap::new();
         for (_, log) in unclaimed.extract_if(|id, _| !is_ours(id)) {
+            dirs.extend(dir_of_cleaned(&log));
             let from = log.dir().to_owned();
             let mut to = from.as_os_str().to_owned();
             to.push(format!(".{}-stray", log.topic_id()));
@@ -270,6 +284,8 @@ impl ReplicaManager {
                 Err(error) => tracing::error!(%error, "the stray log {} cannot be set aside", from.display()),
             }
         }
+        drop(unclaimed);
+        self.forget_cleaned(&dirs);
     }
 
     /// Opens every log that the directories hold, before the first metadata is here.
@@ -308,6 +324,11 @@ impl ReplicaManager {
             }
         }
     }
+}
+
+/// The directory whose cleaner's checkpoint names the log, if it does.
+fn dir_of_cleaned(log: &Log) -> Option<(Uuid, Arc<LogDir>)> {
+    log.cleaned_to().map(|_| (log.log_dir().id, log.log_dir().clone()))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use odradek_broker_storage::{LogDirs, PartitionCheckpoint};
+use odradek_broker_storage::{DeferredDelete, LogDirs, PartitionCheckpoint};
 use odradek_common::config::BrokerConfig;
 use odradek_common::{BrokerEpoch, Uuid};
 use odradek_node::World;
@@ -24,7 +24,12 @@ const DIRS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether a partition's flush is running: one at a time, and what comes meanwhile in the next (group commit).
 #[derive(Debug, Default)]
-pub(super) struct FlushState(AtomicU8);
+pub(super) struct FlushState {
+    phase: AtomicU8,
+    /// Held from the collection of what is to be synced until the recovery point has moved. A flush that found less to do,
+    /// as an earlier one has taken the files, would else say that all is on disk before that one is done.
+    order: Mutex<()>,
+}
 
 const IDLE: u8 = 0;
 const RUNNING: u8 = 1;
@@ -34,13 +39,13 @@ impl FlushState {
     /// Whether the caller is to run it.
     fn request(&self) -> bool {
         let next = |state| Some(if state == IDLE { RUNNING } else { AGAIN });
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(IDLE)
+        self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(IDLE)
     }
 
     /// Whether it is to run again.
     fn finish(&self) -> bool {
         let next = |state| Some(if state == AGAIN { RUNNING } else { IDLE });
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(AGAIN)
+        self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(AGAIN)
     }
 }
 
@@ -65,6 +70,7 @@ impl ReplicaManager {
             manager.world.spawn("log tidying", manager.clone().tidy()),
         ];
         manager.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+        manager.adjust_cleaner();
         manager
     }
 
@@ -140,13 +146,15 @@ impl ReplicaManager {
         }));
     }
 
-    /// Syncs a log on this thread.
+    /// Syncs a log on this thread, one of the disk pool.
     pub(super) fn flush_now(self: &Arc<Self>, partition: &Arc<Partition>) {
+        let order = partition.flushing.order.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(job) = partition.flush_job(self.world.now()) else { return };
         match job.run() {
             Ok(flushed) => {
                 let image = self.image();
                 let after = partition.flushed(flushed, self.context(&image));
+                drop(order);
                 self.finish(partition, after);
             }
             // It is logged where the directory was taken offline; whoever waits is told.
@@ -250,10 +258,11 @@ impl ReplicaManager {
         written
     }
 
+    /// Compacted logs are the cleaner's.
     async fn retain(self: Arc<Self>) {
         loop {
             self.world.sleep(self.config.log.retention_check_interval).await;
-            for partition in self.all_partitions() {
+            for partition in self.all_partitions().into_iter().filter(|partition| !partition.is_compacted()) {
                 let (manager, now) = (self.clone(), self.world.timestamp());
                 let deferred = self
                     .world
@@ -263,17 +272,23 @@ impl ReplicaManager {
                         deferred
                     })
                     .await;
-                let Some(deferred) = deferred.filter(|deferred| !deferred.is_empty()) else { continue };
-                let world = self.world.clone();
-                self.world.spawn("segment deletion", async move {
-                    world.sleep(Duration::from_millis(u64::try_from(deferred.delay_ms).unwrap_or(0))).await;
-                    let removed = world.on_disk(move || deferred.run()).await;
-                    if let Err(error) = removed {
-                        tracing::error!(%error, "the files of a deleted segment stay behind");
-                    }
-                });
+                if let Some(deferred) = deferred.filter(|deferred| !deferred.is_empty()) {
+                    self.delete_later(deferred);
+                }
             }
         }
+    }
+
+    /// Removes the files of segments after `file.delete.delay.ms`.
+    pub(super) fn delete_later(&self, deferred: DeferredDelete) {
+        let world = self.world.clone();
+        self.world.spawn("segment deletion", async move {
+            world.sleep(Duration::from_millis(u64::try_from(deferred.delay_ms).unwrap_or(0))).await;
+            let removed = world.on_disk(move || deferred.run()).await;
+            if let Err(error) = removed {
+                tracing::error!(%error, "the files of a deleted segment stay behind");
+            }
+        });
     }
 
     async fn tidy(self: Arc<Self>) {

@@ -1,7 +1,8 @@
 //! The small text files of a log directory, in Kafka's formats.
 //!
 //! ```text
-//! recovery-point-offset-checkpoint, replication-offset-checkpoint, log-start-offset-checkpoint:
+//! recovery-point-offset-checkpoint, replication-offset-checkpoint, log-start-offset-checkpoint,
+//! cleaner-offset-checkpoint:
 //!     0                    version
 //!     2                    number of lines that follow
 //!     topic 0 1234         topic, partition, offset
@@ -25,6 +26,8 @@ pub const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 /// Log starts that lie behind the first segment's base offset.
 pub const LOG_STARTS: &str = "log-start-offset-checkpoint";
+/// How far each log is compacted; a log that never was has no line.
+pub const CLEANED_TO: &str = "cleaner-offset-checkpoint";
 pub const PARTITION_METADATA: &str = "partition.metadata";
 /// Made by a clean shutdown, removed at the start.
 pub const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";

@@ -21,8 +21,7 @@ mod transactions;
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use odradek_common::fs::{File, OpenMode};
@@ -83,7 +82,7 @@ impl Cleanable {
 pub enum CleanError {
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The log was deleted, truncated, or lost segments to retention meanwhile.
+    /// The log was closed, deleted, truncated, or lost segments to retention meanwhile.
     #[error("the log has changed meanwhile")]
     Superseded,
     #[error(
@@ -236,14 +235,24 @@ impl Cleaning {
         CleanStats { keys: self.map.len(), ..self.stats }
     }
 
+    /// Whether this is a cleaning of the log at that place, as it still is.
+    pub(crate) fn is_of(&self, place: &Arc<Place>) -> bool {
+        Arc::ptr_eq(&self.place, place) && self.truncations == place.truncations()
+    }
+
+    /// Where the part begins that is read for keys.
+    pub fn first_dirty(&self) -> Offset {
+        Offset(self.first_dirty)
+    }
+
     /// Goes on by one read. Not to be called again after an error, or after `Done`.
     pub fn step(&mut self) -> Result<CleanProgress, CleanError> {
-        let gate = self.place.cleaning.clone();
-        let _step = gate.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.place.gone.load(Ordering::Acquire) {
+        let place = self.place.clone();
+        let _step = place.hold_cleaning();
+        if place.is_gone() || place.truncations() != self.truncations {
             return Err(CleanError::Superseded);
         }
-        self.place.log_dir.check()?;
+        place.log_dir.check()?;
         let before = self.stats.bytes_read + self.stats.bytes_written;
         let done = match &self.phase {
             Phase::Map { .. } => self.map_step()?,

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use odradek_common::Uuid;
 use odradek_common::fs::Fs;
@@ -77,23 +77,62 @@ pub(crate) struct Place {
     pub log_dir: Arc<LogDir>,
     /// Behind every file's name: nothing, but for a segment that is being cleaned.
     pub tail: &'static str,
-    /// The log was deleted, and with it the directory's name.
-    pub gone: Arc<AtomicBool>,
+    /// The log was deleted, and with it the directory's name, or closed: nothing is cleaned any more.
+    gone: Arc<AtomicBool>,
+    /// Grows with each truncation, so that a flush or a cleaning that began before comes to nothing.
+    truncations: Arc<AtomicU64>,
     /// Held by each step of a cleaning, which works without the partition's lock: while it is held, the directory keeps
-    /// its name.
-    pub cleaning: Arc<Mutex<()>>,
+    /// its name, and its files their bytes.
+    cleaning: Arc<Mutex<()>>,
 }
 
 impl Place {
     pub fn new(fs: Arc<dyn Fs>, dir: PathBuf, log_dir: Arc<LogDir>) -> Self {
-        Self { fs, dir, log_dir, tail: "", gone: Arc::default(), cleaning: Arc::default() }
+        let (gone, truncations, cleaning) = (Arc::default(), Arc::default(), Arc::default());
+        Self { fs, dir, log_dir, tail: "", gone, truncations, cleaning }
     }
 
     /// The same directory, for files that are not the log's yet.
     pub fn with_tail(&self, tail: &'static str) -> Self {
-        let Self { fs, dir, log_dir, gone, cleaning, .. } = self;
+        let Self { fs, dir, log_dir, gone, truncations, cleaning, .. } = self;
         let (fs, dir, log_dir) = (fs.clone(), dir.clone(), log_dir.clone());
-        Self { fs, dir, log_dir, tail, gone: gone.clone(), cleaning: cleaning.clone() }
+        Self {
+            fs,
+            dir,
+            log_dir,
+            tail,
+            gone: gone.clone(),
+            truncations: truncations.clone(),
+            cleaning: cleaning.clone(),
+        }
+    }
+
+    /// How often the log was truncated.
+    pub fn truncations(&self) -> u64 {
+        self.truncations.load(Ordering::Acquire)
+    }
+
+    /// The log is about to be cut: a cleaning that is under way ends, and makes no step while the guard is held. What it
+    /// reads would be gone, and a read behind a file's end would look like a failing disk.
+    pub fn begin_truncation(&self) -> MutexGuard<'_, ()> {
+        let guard = self.hold_cleaning();
+        self.truncations.fetch_add(1, Ordering::AcqRel);
+        guard
+    }
+
+    /// The log is deleted or closed: a cleaning makes no more files, which might land in the directory of another topic
+    /// of this name. Waits for the step that is under way.
+    pub fn end_cleaning(&self) -> MutexGuard<'_, ()> {
+        self.gone.store(true, Ordering::Release);
+        self.hold_cleaning()
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    pub fn hold_cleaning(&self) -> MutexGuard<'_, ()> {
+        self.cleaning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `{base:020}{suffix}`, as `00000000000000000042.log`.

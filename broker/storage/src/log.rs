@@ -63,8 +63,8 @@ pub struct Log {
     /// Names were made in the partition's directory, or the directory itself, since the last sync.
     names_unsynced: bool,
     dir_unsynced: bool,
-    /// Grows with each truncation, so that a flush that began before does not move the recovery point.
-    truncations: u64,
+    /// Where the last cleaning ended, as the checkpoint has it; `None`: there was none.
+    cleaned_to: Option<Offset>,
     recovery: RecoveryReport,
 }
 
@@ -204,6 +204,7 @@ impl Log {
             recovery_point: self.recovery_point,
             high_watermark: self.high_watermark,
             log_start: (self.log_start.0 > first).then_some(self.log_start),
+            cleaned_to: self.cleaned_to,
         }
     }
 

@@ -15,7 +15,7 @@ use odradek_common::meta_properties::{FILE_NAME as META_PROPERTIES, MetaProperti
 use odradek_common::rng::Rng;
 use odradek_common::{BrokerId, Offset, TopicId, TopicPartition, Uuid, time::Timestamp};
 
-use crate::checkpoints::{self, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
+use crate::checkpoints::{self, CLEANED_TO, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
 use crate::config::{LogConfig, ProducerStateConfig};
 use crate::dir::LogDir;
 use crate::error::{LogError, StorageError};
@@ -88,6 +88,8 @@ pub struct PartitionCheckpoint {
     pub high_watermark: Offset,
     /// Only when it lies behind the first segment's base offset.
     pub log_start: Option<Offset>,
+    /// Only when it was compacted.
+    pub cleaned_to: Option<Offset>,
 }
 
 /// One usable directory.
@@ -247,8 +249,8 @@ impl LogDirs {
             }
             result => result,
         };
-        let (recovery_points, high_watermarks, log_starts) =
-            (read(RECOVERY_POINTS)?, read(HIGH_WATERMARKS)?, read(LOG_STARTS)?);
+        let (recovery_points, high_watermarks, log_starts, cleaned_to) =
+            (read(RECOVERY_POINTS)?, read(HIGH_WATERMARKS)?, read(LOG_STARTS)?, read(CLEANED_TO)?);
         let mut requests = Vec::new();
         for entry in self.fs.read_dir(dir)?.into_iter().filter(|entry| entry.is_dir) {
             let path = dir.join(&entry.name);
@@ -276,6 +278,7 @@ impl LogDirs {
                     recovery_point: offset(&recovery_points),
                     log_start: offset(&log_starts),
                     clean: slot.clean,
+                    cleaned_to: cleaned_to.get(&partition).copied(),
                 },
                 high_watermark: offset(&high_watermarks),
                 location: LogLocation { fs: self.fs.clone(), log_dir: slot.dir.clone(), partition },
@@ -385,6 +388,11 @@ impl LogDirs {
     /// Writes only the high watermarks, which `replica.high.watermark.checkpoint.interval.ms` asks for.
     pub fn write_high_watermarks(&self, dir: &LogDir, logs: &[PartitionCheckpoint]) -> Result<(), StorageError> {
         self.write_checkpoint(dir, HIGH_WATERMARKS, logs, |log| Some(log.high_watermark))
+    }
+
+    /// Writes how far logs are compacted: after each cleaning, and when one is cut below that or goes away.
+    pub fn write_cleaned_to(&self, dir: &LogDir, logs: &[PartitionCheckpoint]) -> Result<(), StorageError> {
+        self.write_checkpoint(dir, CLEANED_TO, logs, |log| log.cleaned_to)
     }
 
     fn write_checkpoint(

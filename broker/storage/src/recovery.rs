@@ -45,11 +45,13 @@ pub struct Recovery {
     pub log_start: Offset,
     /// The last process marked its shutdown as clean.
     pub clean: bool,
+    /// How far the log was compacted, ever.
+    pub cleaned_to: Option<Offset>,
 }
 
 impl Recovery {
     /// For a log that is made anew.
-    pub const NEW: Self = Self { recovery_point: Offset::ZERO, log_start: Offset::ZERO, clean: true };
+    pub const NEW: Self = Self { recovery_point: Offset::ZERO, log_start: Offset::ZERO, clean: true, cleaned_to: None };
 }
 
 /// Where recovery found a batch that was not sound, and what it cost.
@@ -85,6 +87,10 @@ pub(crate) struct Loader {
     pub epochs: LeaderEpochs,
     pub producers: ProducerStates,
     pub report: RecoveryReport,
+    cleaned_to: i64,
+    /// The segments that a cleaning has replaced a moment before the crash, perhaps before it wrote its checkpoint: what
+    /// they replaced is still there, as `.deleted`.
+    replaced: BTreeSet<i64>,
 }
 
 /// `{base:020}` in front of a suffix.
@@ -108,7 +114,9 @@ impl Loader {
     ) -> Result<(Self, Offset), LogError> {
         let producers = ProducerStates::new(producers, recovery.log_start.0);
         let (segments, epochs, report) = (Vec::new(), LeaderEpochs::default(), RecoveryReport::default());
-        let mut loader = Self { place, config, now, segments, epochs, producers, report };
+        let cleaned_to = recovery.cleaned_to.unwrap_or(Offset::ZERO).0;
+        let replaced = BTreeSet::new();
+        let mut loader = Self { place, config, now, segments, epochs, producers, report, cleaned_to, replaced };
         loader.finish_interrupted_cleaning()?;
         let snapshots = loader.open_segments()?;
         let stored_epochs = LeaderEpochs::load(&loader.place)?;
@@ -162,8 +170,10 @@ impl Loader {
 
     /// Removes what was being deleted or written, and completes the swap of cleaned segments (KAFKA-6264's order: a swap
     /// beside unfinished cleaned files of lower offsets is dropped).
-    fn finish_interrupted_cleaning(&self) -> Result<(), LogError> {
+    fn finish_interrupted_cleaning(&mut self) -> Result<(), LogError> {
         let names = self.names()?;
+        let replaced = names.iter().filter_map(|name| base_of(name.strip_suffix(DELETED_SUFFIX)?, LOG_SUFFIX));
+        self.replaced = replaced.collect();
         let min_cleaned =
             names.iter().filter(|name| name.ends_with(CLEANED_SUFFIX)).filter_map(|name| base_of_any(name)).min();
         let mut swaps = Vec::new();
@@ -380,10 +390,13 @@ impl Loader {
     }
 
     /// Records that are missing between a segment and the next one: the power failed after the later file had reached the
-    /// disk and before the end of the earlier had. Only compaction leaves such holes on purpose.
+    /// disk and before the end of the earlier had. Kafka's compaction leaves such holes on purpose (the one here keeps the
+    /// last batch of each segment), but only behind segments that it has written anew, and synced. The topic's configs
+    /// would not tell: what a compacted log has not cleaned yet can be lost like any other.
     fn hole_behind(&self, index: usize, end: i64) -> Option<Damage> {
         let (segment, next) = (self.segments.get(index)?, self.segments.get(index + 1)?);
-        let is_hole = next.base > end && !self.config.cleanup_compact;
+        let is_clean = next.base <= self.cleaned_to || self.replaced.contains(&segment.base);
+        let is_hole = next.base > end && !is_clean;
         is_hole.then(|| Damage {
             file: segment.path(&self.place),
             position: segment.size,

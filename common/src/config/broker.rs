@@ -32,6 +32,7 @@ pub struct BrokerConfig {
     pub log_dirs: Vec<PathBuf>,
     pub network: NetworkConfig,
     pub log: LogConfig,
+    pub cleaner: CleanerConfig,
     pub replication: ReplicationConfig,
     pub topic_creation: TopicCreationConfig,
     pub groups: GroupConfig,
@@ -78,6 +79,26 @@ settings! {
         /// How often logs are looked at for `flush.ms`.
         flush_check_interval_ms: i64 = "log.flush.scheduler.interval.ms",
         producer_id_expiration: Duration = "producer.id.expiration.ms",
+    }
+}
+
+settings! {
+    /// Compaction: how much it may take. What a single log obeys is in `TopicConfig`.
+    pub struct CleanerConfig {
+        /// Without it compacted logs are left alone, by retention too, as in Kafka.
+        enable: bool = "log.cleaner.enable",
+        /// Logs that are cleaned at a time.
+        threads: usize = "log.cleaner.threads",
+        /// For the maps of keys, all threads together.
+        dedupe_buffer_bytes: u64 = "log.cleaner.dedupe.buffer.size",
+        /// The part of a map that may be filled.
+        load_factor: f64 = "log.cleaner.io.buffer.load.factor",
+        /// For what is read and written at once, all threads together.
+        io_buffer_bytes: usize = "log.cleaner.io.buffer.size",
+        /// Read and written, all threads together.
+        bytes_per_second_max: f64 = "log.cleaner.io.max.bytes.per.second",
+        /// The pause when there is nothing to clean.
+        backoff: Duration = "log.cleaner.backoff.ms",
     }
 }
 
@@ -200,6 +221,7 @@ impl BrokerConfig {
             log_dirs: log_dirs(&mut reader),
             network: NetworkConfig::read(&mut reader),
             log: LogConfig::read(&mut reader),
+            cleaner: CleanerConfig::read(&mut reader),
             replication: ReplicationConfig::read(&mut reader),
             topic_creation: TopicCreationConfig::read(&mut reader),
             groups: GroupConfig::read(&mut reader),
@@ -238,6 +260,9 @@ impl BrokerConfig {
     ];
 }
 
+/// For each thread of the cleaner, exclusive.
+const DEDUPE_BUFFER_BYTES_MIN: u64 = 1024 * 1024;
+
 /// Kafka's rules between two configs.
 fn check_together(reader: &mut Reader<'_>, config: &BrokerConfig) {
     let replication = &config.replication;
@@ -255,6 +280,19 @@ fn check_together(reader: &mut Reader<'_>, config: &BrokerConfig) {
     if network.queued_request_bytes_max.is_some_and(|bytes| bytes < network.request_bytes_max as u64) {
         let problem = "must not be less than socket.request.max.bytes, or the largest request would wait for ever";
         reader.refuse("queued.max.request.bytes", problem);
+    }
+    let cleaner = &config.cleaner;
+    match cleaner.dedupe_buffer_bytes.checked_div(cleaner.threads as u64) {
+        None => {
+            reader.refuse("log.cleaner.threads", "Value must be at least 1; log.cleaner.enable=false cleans nothing")
+        }
+        Some(0..=DEDUPE_BUFFER_BYTES_MIN) => {
+            reader.refuse(
+                "log.cleaner.dedupe.buffer.size",
+                "must be more than 1048576 bytes for each of log.cleaner.threads",
+            );
+        }
+        Some(_) => {}
     }
     let groups = &config.groups;
     if groups.consumer_heartbeat_interval >= groups.consumer_session_timeout {
@@ -506,6 +544,9 @@ mod tests {
             ("controller.quorum.voters=2@a:1,2@b:1", "shares its id"),
             ("controller.quorum.voters=", "must not be an empty list"),
             ("log.dirs=/a,/a", "stands there twice"),
+            ("log.cleaner.threads=0", "log.cleaner.enable=false"),
+            ("log.cleaner.dedupe.buffer.size=1048576", "more than 1048576 bytes"),
+            ("log.cleaner.threads=128", "for each of log.cleaner.threads"),
             ("replica.fetch.wait.max.ms=40000", "must not be longer than replica.lag.time.max.ms"),
             ("broker.id=7", "write only node.id"),
             ("socket.request.max.bytes=0", "Value must be at least 1"),

@@ -74,6 +74,7 @@ fn what_is_honoured_is_read() {
         BrokerConfig::NAMES,
         NetworkConfig::NAMES,
         LogConfig::NAMES,
+        CleanerConfig::NAMES,
         ReplicationConfig::NAMES,
         TopicCreationConfig::NAMES,
         GroupConfig::NAMES,

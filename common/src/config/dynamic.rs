@@ -273,7 +273,7 @@ impl BrokerConfig {
         for pool in THREAD_POOLS {
             check_pool(pool, current.number(pool), config.number(pool))?;
         }
-        Ok(())
+        check_cleaner_threads(current.cleaner.threads, config.cleaner.threads)
     }
 
     /// `layers` from the weakest to the strongest, over the file.
@@ -310,6 +310,17 @@ fn check_pool(name: &str, old: i64, new: i64) -> Result<(), String> {
         Err(format!("{failed}, value should be at least half the current value {old}"))
     } else if new > old * 2 {
         Err(format!("{failed}, value should not be greater than double the current value {old}"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Kafka's cleaner has its own words for the rule of `check_pool`.
+fn check_cleaner_threads(old: usize, new: usize) -> Result<(), String> {
+    if new < old / 2 {
+        Err(format!("Log cleaner threads cannot be reduced to less than half the current value {old}"))
+    } else if new > old * 2 {
+        Err(format!("Log cleaner threads cannot be increased to more than double the current value {old}"))
     } else {
         Ok(())
     }
@@ -386,6 +397,11 @@ mod tests {
         assert_eq!(check("16"), Ok(()));
         assert!(check("17").unwrap_err().ends_with("double the current value 8"));
         assert!(check("3").unwrap_err().ends_with("half the current value 8"));
+        assert!(check("0").unwrap_err().contains("Value must be at least 1"));
+        let check =
+            |threads: &str| base.check_change(&overrides(&[("log.cleaner.threads", threads)]), &none, true, &base);
+        assert_eq!(check("2"), Ok(()));
+        assert!(check("3").unwrap_err().ends_with("double the current value 1"));
         assert!(check("0").unwrap_err().contains("Value must be at least 1"));
     }
 }

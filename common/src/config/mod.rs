@@ -25,7 +25,7 @@ mod topic;
 mod compatibility;
 
 pub use broker::{
-    BrokerConfig, GroupConfig, LifeConfig, LogConfig, NetworkConfig, OffsetsConfig, ReplicationConfig,
+    BrokerConfig, CleanerConfig, GroupConfig, LifeConfig, LogConfig, NetworkConfig, OffsetsConfig, ReplicationConfig,
     TopicCreationConfig, TransactionConfig,
 };
 pub use controller::{BrokersConfig, ControllerConfig, QuorumConfig};

@@ -16,7 +16,6 @@ use Support::{Honoured, Refused, WithoutEffect};
 
 const BUFFERS: &str = "the system sizes the buffers of sockets by need";
 const LZ4: &str = "there is one level of lz4";
-const POLICY: &str = "`delete` is honoured; compaction is not there yet, and a compacted log keeps all";
 const PREALLOCATE: &str = "files grow as they are written";
 const TLS: &str = "TLS is not served yet, and a listener that asks for it is refused";
 const SASL: &str = "SASL is not served yet, and a listener that asks for it is refused";
@@ -32,7 +31,6 @@ const JAVA: &str = "it names a Java class, and none is loaded";
 const JVM: &str = "it belongs to the JVM's metrics";
 const PURGATORY: &str = "completed waits leave the purgatory at once";
 const RAFT: &str = "it belongs to Kafka's own Raft; here followers are sent the log and do not fetch it";
-const COMPACTION: &str = "compaction is not there yet";
 const METADATA_LOG: &str = "the metadata log has no segments; it is cut when a snapshot is made";
 const MOVES: &str = "replicas are not moved between log directories yet";
 
@@ -128,9 +126,7 @@ const BROKER: &[(&str, Support)] = &[
     ("message.max.bytes", Honoured),
     ("compression.lz4.level", WithoutEffect(LZ4)),
     ("compression.*", Honoured),
-    ("log.cleanup.policy", WithoutEffect(POLICY)),
     ("log.preallocate", WithoutEffect(PREALLOCATE)),
-    ("log.cleaner.*", WithoutEffect(COMPACTION)),
     ("log.local.retention.*", WithoutEffect(TIERED)),
     ("log.dir.failure.timeout.ms", WithoutEffect("every heartbeat names the failed directories")),
     ("log.*", Honoured),
@@ -177,13 +173,8 @@ const BROKER: &[(&str, Support)] = &[
 ];
 
 const TOPIC: &[(&str, Support)] = &[
-    ("cleanup.policy", WithoutEffect(POLICY)),
     ("compression.lz4.level", WithoutEffect(LZ4)),
     ("preallocate", WithoutEffect(PREALLOCATE)),
-    ("delete.retention.ms", WithoutEffect(COMPACTION)),
-    ("max.compaction.lag.ms", WithoutEffect(COMPACTION)),
-    ("min.cleanable.dirty.ratio", WithoutEffect(COMPACTION)),
-    ("min.compaction.lag.ms", WithoutEffect(COMPACTION)),
     ("local.retention.*", WithoutEffect(TIERED)),
     ("remote.log.*", WithoutEffect(TIERED)),
     ("remote.storage.enable", Refused(TIERED)),

@@ -40,13 +40,13 @@ impl Partition {
     }
 
     /// Truncates to where the history parts from the leader's. `checkpoint` is called, still under the lock, when the
-    /// recovery point moved back: nothing may be appended before that is on disk.
+    /// recovery point moved back, or how far the log is clean: nothing may be appended before that is on disk.
     pub fn truncate(
         &self,
         following: Following,
         asked: Asked,
         leader: EpochEnd,
-        checkpoint: impl FnOnce(&LogDir) -> Result<(), StorageError>,
+        checkpoint: impl FnOnce(&LogDir, MovedBack) -> Result<(), StorageError>,
         context: Context<'_>,
     ) -> Result<FetchPosition, FollowError> {
         self.change_follower(following, checkpoint, |log| {
@@ -69,7 +69,7 @@ impl Partition {
         &self,
         following: Following,
         offset: Offset,
-        checkpoint: impl FnOnce(&LogDir) -> Result<(), StorageError>,
+        checkpoint: impl FnOnce(&LogDir, MovedBack) -> Result<(), StorageError>,
         context: Context<'_>,
     ) -> Result<FetchPosition, FollowError> {
         self.change_follower(following, checkpoint, |log| {
@@ -83,7 +83,7 @@ impl Partition {
         &self,
         following: Following,
         offset: Offset,
-        checkpoint: impl FnOnce(&LogDir) -> Result<(), StorageError>,
+        checkpoint: impl FnOnce(&LogDir, MovedBack) -> Result<(), StorageError>,
         context: Context<'_>,
     ) -> Result<FetchPosition, FollowError> {
         self.change_follower(following, checkpoint, |log| {
@@ -95,17 +95,21 @@ impl Partition {
     fn change_follower(
         &self,
         following: Following,
-        checkpoint: impl FnOnce(&LogDir) -> Result<(), StorageError>,
+        checkpoint: impl FnOnce(&LogDir, MovedBack) -> Result<(), StorageError>,
         change: impl FnOnce(&mut Log) -> Result<(), LogError>,
     ) -> Result<FetchPosition, FollowError> {
         let mut guard = self.lock();
         let (log, _) = guard.follower_log(following)?;
-        let recovery_point = log.recovery_point();
+        let (recovery_point, cleaned_to) = (log.recovery_point(), log.cleaned_to());
         let changed = change(log);
         let result = changed.map_err(FollowError::from).and_then(|()| {
             self.save(log);
-            if log.recovery_point() < recovery_point {
-                checkpoint(log.log_dir()).map_err(FollowError::from)
+            let moved = MovedBack {
+                recovery_point: log.recovery_point() < recovery_point,
+                cleaned_to: log.cleaned_to() < cleaned_to,
+            };
+            if moved.recovery_point || moved.cleaned_to {
+                checkpoint(log.log_dir(), moved).map_err(FollowError::from)
             } else {
                 Ok(())
             }

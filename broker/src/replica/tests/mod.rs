@@ -1,5 +1,6 @@
 //! Replicas as their callers see them: one broker alone, and clusters of three that replicate, fail over and heal.
 
+mod cleaning;
 mod cluster;
 mod replication;
 mod sessions;

@@ -15,6 +15,28 @@ use std::sync::Arc;
 const SUFFIXES: [&str; 4] = [offset_index::SUFFIX, time_index::SUFFIX, txn_index::SUFFIX, LOG_SUFFIX];
 
 impl Log {
+    /// Where the last cleaning ended. `None`: there was none.
+    pub fn cleaned_to(&self) -> Option<Offset> {
+        self.cleaned_to
+    }
+
+    /// A checkpoint that is not within the log (retention, DeleteRecords or a damaged end have passed it by) is set to
+    /// the log's start, as in Kafka. Returns what it was.
+    pub fn reset_cleaned_to(&mut self) -> Option<Offset> {
+        let invalid = self.cleaned_to.filter(|offset| !(self.log_start..=self.log_end).contains(offset))?;
+        self.cleaned_to = Some(self.log_start);
+        Some(invalid)
+    }
+
+    /// Notes that a cleaning is done up to this offset. The checkpoint is yet to be written.
+    pub fn complete_cleaning(&mut self, cleaning: &Cleaning, cleaned_to: Offset) -> Result<(), CleanError> {
+        if !cleaning.is_of(&self.place) {
+            return Err(CleanError::Superseded);
+        }
+        self.cleaned_to = Some(cleaned_to);
+        Ok(())
+    }
+
     /// What there is to clean, where `cleaned_to` is how far the last cleaning came. `None`: nothing. Only what is on disk
     /// is cleaned: flush the log before, so that its producers' last batches are, too.
     pub fn cleanable(&self, cleaned_to: Option<Offset>, now: Timestamp) -> Result<Option<Cleanable>, LogError> {
@@ -92,14 +114,14 @@ impl Log {
             sources,
             aborted,
             producers,
-            truncations: self.truncations,
+            truncations: place.truncations(),
         };
         Ok(Cleaning::new(material, config, now))
     }
 
     /// A cleaning that was given up leaves files behind, which a start after a crash would take for one that was under
     /// way at that time.
-    fn remove_leftovers(&self) -> Result<(), StorageError> {
+    pub fn remove_leftovers(&self) -> Result<(), StorageError> {
         let place = &self.place;
         for entry in place.guard("listing", || place.dir.clone(), place.fs.read_dir(&place.dir))? {
             if entry.name.ends_with(CLEANED_SUFFIX) {
@@ -127,7 +149,7 @@ impl Log {
         let first = self.segments.partition_point(|segment| segment.base < base);
         let current = self.segments.iter().skip(first).take(count).map(|segment| (segment.base, segment.size));
         let is_current = Arc::ptr_eq(&replacement.place, &place)
-            && replacement.truncations == self.truncations
+            && replacement.truncations == place.truncations()
             && first + count < self.segments.len()
             && current.eq(sources.iter().copied());
         if !is_current {

@@ -92,13 +92,13 @@ impl Log {
         }
         let snapshot = (names && self.producers.snapshot > self.log_start.0)
             .then(|| place.file(self.producers.snapshot, producer_snapshot::SUFFIX));
-        let (until, truncations) = (self.log_end, self.truncations);
+        let (until, truncations) = (self.log_end, self.place.truncations());
         Ok(Some(FlushJob { place, files, snapshot, names, dir, until, truncations }))
     }
 
     /// Moves the recovery point to what a job has synced, unless the log was truncated meanwhile.
     pub fn complete_flush(&mut self, flushed: Flushed) {
-        if flushed.truncations == self.truncations {
+        if flushed.truncations == self.place.truncations() {
             self.recovery_point = self.recovery_point.max(flushed.until);
         }
     }

@@ -86,16 +86,17 @@ impl Log {
             last_flush: now,
             names_unsynced: true,
             dir_unsynced: is_new || !recovery.clean,
-            truncations: 0,
+            cleaned_to: recovery.cleaned_to,
             recovery: report,
         })
     }
 
-    /// Makes everything durable for a clean shutdown: log, indexes, a producer snapshot. The checkpoints and the marker
-    /// of the log directory come after all logs are closed.
+    /// Makes everything durable for a clean shutdown: log, indexes, a producer snapshot; a cleaning that is under way
+    /// ends. The checkpoints and the marker of the log directory come after all logs are closed.
     pub fn close(&mut self, now: Timestamp) -> Result<(), LogError> {
         self.check_online()?;
         let place = self.place.clone();
+        drop(place.end_cleaning());
         self.active_mut().close_indexes(&place)?;
         self.take_snapshot()?;
         self.flush(now)

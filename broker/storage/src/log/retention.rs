@@ -4,8 +4,8 @@
 //! that has a file open keeps it until it is done.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use odradek_common::{Offset, Uuid, time::Timestamp};
 
@@ -177,9 +177,7 @@ impl Log {
             topic = topic.split_at(topic.len() - 1).0;
         }
         let place = self.place.clone();
-        // A cleaning makes no more files from here on, which might land in the directory of another topic of this name.
-        place.gone.store(true, Ordering::Release);
-        let _no_step = place.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
+        let _no_step = place.end_cleaning();
         let to = place.log_dir.path.join(format!("{topic}{suffix}"));
         place.guard("renaming", || place.dir.clone(), place.fs.rename(&place.dir, &to))?;
         let result = place.fs.sync_dir(&place.log_dir.path);

@@ -12,8 +12,8 @@ impl Log {
     /// Drops the records of `offset` and above, and with them the batch that `offset` lies in. Returns whether anything
     /// was dropped.
     ///
-    /// When the recovery point moved back (compare before and after), write the recovery point checkpoint before
-    /// anything is appended: a crash would otherwise trust what was written since.
+    /// When the recovery point or `cleaned_to` moved back (compare before and after), write its checkpoint before
+    /// anything is appended: a crash would otherwise trust what was written since, or take it for clean.
     pub fn truncate_to(&mut self, offset: Offset, now: Timestamp) -> Result<bool, LogError> {
         self.check_online()?;
         let offset = offset.max(Offset::ZERO);
@@ -25,7 +25,7 @@ impl Log {
             return Ok(true);
         }
         let place = self.place.clone();
-        self.truncations += 1;
+        let _no_cleaning = place.begin_truncation();
         self.recent.clear();
         let index = self.segment_index(offset);
         // The last first, so that a crash in between leaves a log without a gap; and on disk before the file in front of
@@ -45,6 +45,7 @@ impl Log {
         self.log_end = end;
         self.log_start = self.log_start.min(end);
         self.recovery_point = self.recovery_point.min(end);
+        self.cleaned_to = self.cleaned_to.map(|cleaned_to| cleaned_to.min(end));
         self.high_watermark = self.high_watermark.clamp(self.log_start, end);
         self.epochs.truncate_end(end);
         self.epochs.save(&place)?;
@@ -57,7 +58,7 @@ impl Log {
     pub fn truncate_fully_and_start_at(&mut self, offset: Offset, now: Timestamp) -> Result<(), LogError> {
         self.check_online()?;
         let place = self.place.clone();
-        self.truncations += 1;
+        let _no_cleaning = place.begin_truncation();
         self.recent.clear();
         while let Some(segment) = self.segments.last() {
             remove_segment(&place, segment.base)?;
@@ -69,6 +70,7 @@ impl Log {
         self.log_end = offset;
         self.high_watermark = offset;
         self.recovery_point = self.recovery_point.min(offset);
+        self.cleaned_to = self.cleaned_to.map(|cleaned_to| cleaned_to.min(offset));
         self.epochs.clear();
         self.epochs.save(&place)?;
         self.producers.clear(offset.0);

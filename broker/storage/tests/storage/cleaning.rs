@@ -306,6 +306,93 @@ fn a_map_that_is_too_small_takes_several_passes() {
 }
 
 #[test]
+fn a_log_that_is_cut_closed_or_deleted_ends_its_cleaning() {
+    type End = fn(Log, Offset) -> Option<Log>;
+    let ends: [(&str, End); 4] = [
+        ("cut inside of what is cleaned", |mut log, at| {
+            log.truncate_to(at, NOW).expect("cut");
+            Some(log)
+        }),
+        ("begun anew", |mut log, at| {
+            log.truncate_fully_and_start_at(at, NOW).expect("begun anew");
+            Some(log)
+        }),
+        ("closed", |mut log, _| {
+            log.close(NOW).expect("closed");
+            Some(log)
+        }),
+        ("deleted", |log, _| {
+            log.delete(odradek_common::Uuid([3; 16])).expect("deleted").run().expect("removed");
+            None
+        }),
+    ];
+    for (name, end) in ends {
+        // Before each of the cleaning's steps in turn.
+        for steps in 0.. {
+            let home = Home::real();
+            let mut log = home.open(&LogConfig { segment_bytes: 500, ..compacted() }, Recovery::NEW);
+            for round in 0..40 {
+                append(&mut log, &records(&[(&format!("{}", round % 4), Some("value"))])).expect("appended");
+            }
+            log.roll(None, NOW).expect("rolled");
+            commit(&mut log);
+            let cleanable = log.cleanable(None, NOW).expect("online").expect("something to clean");
+            let config = CleanerConfig { io_bytes: 200, ..CLEANER };
+            let mut cleaning = log.begin_cleaning(&cleanable, config, NOW).expect("begun");
+            let (mut taken, mut is_done) = (0, false);
+            while taken < steps && !is_done {
+                match cleaning.step().expect("a step") {
+                    CleanProgress::Bytes(_) => {}
+                    CleanProgress::Segment(replacement) => {
+                        log.replace_segments(*replacement).expect("replaced").run().expect("removed");
+                    }
+                    CleanProgress::Done(_) => is_done = true,
+                }
+                taken += 1;
+            }
+            if is_done {
+                assert!(taken > 10, "{taken} steps");
+                break;
+            }
+            let dir = log.log_dir().clone();
+            let mut left = end(log, Offset(7));
+            let step = cleaning.step();
+            assert!(matches!(step, Err(CleanError::Superseded)), "{name} before step {steps}: {step:?}");
+            assert!(dir.failure().is_none(), "{name}: {:?}", dir.failure());
+            if let Some(log) = &mut left {
+                let completed = log.complete_cleaning(&cleaning, Offset(40));
+                assert!(name == "closed" || matches!(completed, Err(CleanError::Superseded)), "{name}");
+                log.verify().expect("sound");
+            }
+        }
+    }
+}
+
+#[test]
+fn how_far_a_log_is_clean_follows_its_cuts_and_its_start() {
+    let home = Home::real();
+    let mut log = home.open(&compacted(), Recovery { cleaned_to: Some(Offset(90)), ..Recovery::NEW });
+    assert_eq!((log.reset_cleaned_to(), log.cleaned_to()), (Some(Offset(90)), Some(Offset(0))), "behind the end");
+    for _ in 0..10 {
+        append(&mut log, &records(&[("a", Some("1")), ("b", Some("1"))])).expect("appended");
+    }
+    log.roll(None, NOW).expect("rolled");
+    commit(&mut log);
+    let cleanable = log.cleanable(log.cleaned_to(), NOW).expect("online").expect("something to clean");
+    let cleaning = log.begin_cleaning(&cleanable, CLEANER, NOW).expect("begun");
+    log.complete_cleaning(&cleaning, Offset(20)).expect("the same log");
+    assert_eq!((log.reset_cleaned_to(), log.checkpoint().cleaned_to), (None, Some(Offset(20))));
+    log.truncate_to(Offset(13), NOW).expect("cut");
+    assert_eq!(log.cleaned_to(), Some(Offset(12)), "where the batch of the cut begins");
+    append(&mut log, &records(&[("c", Some("1"))])).expect("appended");
+    commit(&mut log);
+    log.delete_records_before(Offset(13)).expect("deleted");
+    assert_eq!((log.reset_cleaned_to(), log.cleaned_to()), (Some(Offset(12)), Some(Offset(13))), "before the start");
+    log.truncate_fully_and_start_at(Offset(5), NOW).expect("begun anew");
+    assert_eq!(log.cleaned_to(), Some(Offset(5)));
+}
+
+#[test]
 fn lags_and_ratios_say_what_is_cleaned_when() {
     let home = Home::real();
     let config = LogConfig { min_compaction_lag_ms: 500, max_compaction_lag_ms: 5000, ..compacted() };
@@ -594,7 +681,7 @@ fn a_swap_is_completed_or_undone_at_every_operation() {
             let done = try_clean(&mut log, None, CLEANER, NOW).is_ok();
             drop(log);
             fs.crash(crash, &mut SplitMix64::new(mutations));
-            let recovery = Recovery { recovery_point: Offset(22), log_start: Offset(0), clean: false };
+            let recovery = Recovery { recovery_point: Offset(22), clean: false, ..Recovery::NEW };
             let log = home.open(&LogConfig::default(), recovery);
             log.verify().expect("sound");
             assert!(log.recovery().damage.is_none(), "{:?} at {mutations}", log.recovery());

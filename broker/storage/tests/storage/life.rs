@@ -232,7 +232,7 @@ fn what_was_flushed_survives_a_power_failure() {
         }
         drop(log);
         fs.crash(crash, &mut SplitMix64::new(3));
-        let log = home.open(&small(), Recovery { recovery_point: Offset(60), log_start: Offset(0), clean: false });
+        let log = home.open(&small(), Recovery { recovery_point: Offset(60), clean: false, ..Recovery::NEW });
         assert!(log.log_end() >= Offset(60), "{crash:?} ends at {}", log.log_end());
         log.verify().expect("sound");
     }

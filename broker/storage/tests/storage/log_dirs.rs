@@ -81,6 +81,34 @@ fn a_newer_version_and_damage_are_named() {
 }
 
 #[test]
+fn the_cleaners_checkpoint_is_kafkas_and_is_found_again() {
+    let fs = formatted(&["/a"]);
+    let settings = config(&["/a"]);
+    let producers = ProducerStateConfig::default();
+    let dirs = open(&fs, &settings).expect("opened");
+    for (partition, name) in ["compacted", "other"].iter().enumerate() {
+        let name = TopicPartition::new(*name, partition as i32);
+        dirs.create(name, TOPIC_ID, None, Arc::default(), producers, NOW).expect("usable").expect("made");
+    }
+    drop(dirs);
+    let path = PathBuf::from("/a/cleaner-offset-checkpoint");
+    odradek_common::fs::write_file_atomically(&fs, &path, b"0\n2\ncompacted 0 7\ngone 3 1\n").expect("written");
+    let dirs = open(&fs, &settings).expect("opened");
+    let mut found = dirs.partitions();
+    found.sort_by(|a, b| a.location.partition.cmp(&b.location.partition));
+    let cleaned_to: Vec<_> = found.iter().map(|request| request.recovery.cleaned_to).collect();
+    assert_eq!(cleaned_to, [Some(Offset(7)), None]);
+    let logs: Vec<_> = found
+        .into_iter()
+        .map(|request| LogDirs::load(request, TOPIC_ID, Arc::default(), producers, NOW).expect("opened").checkpoint())
+        .collect();
+    let dir = dirs.online().next().expect("usable").clone();
+    dirs.write_cleaned_to(&dir, &logs).expect("written");
+    let bytes = odradek_common::fs::read_file(&fs, &path, 1000).expect("there");
+    assert_eq!(String::from_utf8_lossy(&bytes), "0\n1\ncompacted 0 7\n");
+}
+
+#[test]
 fn partitions_spread_over_the_directories_and_are_found_again() {
     let fs = formatted(&["/a", "/b"]);
     let settings = config(&["/a", "/b"]);

@@ -69,7 +69,7 @@ fn a_damaged_batch_in_a_closed_segment_is_reported_with_its_place_and_cuts_the_l
     change(&home, &second, |bytes| bytes[2 * batch_bytes + 80] ^= 1);
 
     // Below the recovery point nothing is scanned; whoever verifies is told.
-    let flushed = Recovery { recovery_point: Offset(120), log_start: Offset(0), clean: false };
+    let flushed = Recovery { recovery_point: Offset(120), clean: false, ..Recovery::NEW };
     let log = home.open(&small(), flushed);
     assert_eq!(log.log_end(), Offset(120));
     let Err(LogError::Corrupt(found)) = log.verify() else { panic!("the damage is found") };
@@ -110,7 +110,7 @@ fn damaged_and_missing_indexes_are_rebuilt() {
                     }
                 }
             }
-            let recovery = Recovery { recovery_point: Offset(120), log_start: Offset(0), clean };
+            let recovery = Recovery { recovery_point: Offset(120), clean, ..Recovery::NEW };
             let mut log = home.open(&small(), recovery);
             for from in [0, 17, 60, 119] {
                 assert_eq!(offsets(&read_all(&log, Offset(from))), (from..120).collect::<Vec<_>>(), "{name} {clean}");
@@ -150,10 +150,74 @@ fn an_interrupted_swap_of_cleaned_segments_is_completed() {
     std::fs::write(home.file("00000000000000000000.log.swap"), [first, last_of_second].concat()).expect("written");
     let third: i64 = names[2][..20].parse().expect("a base offset");
     let second_base: i64 = names[1][..20].parse().expect("a base offset");
-    let log = home.open(&small(), Recovery { recovery_point: Offset(120), log_start: Offset(0), clean: false });
+    let log = home.open(&small(), Recovery { recovery_point: Offset(120), clean: false, ..Recovery::NEW });
     assert_eq!(log.segment_count(), names.len() - 1);
     let expected: Vec<i64> = (0..second_base).chain(third - 2..120).collect();
     assert_eq!(offsets(&read_all(&log, Offset(0))), expected);
+}
+
+/// What Kafka's compaction leaves when all that a segment ended in was overwritten later: offsets that nobody has between
+/// its last batch and the next segment.
+fn leave_holes_behind_segments(home: &Home) -> Vec<i64> {
+    closed(home, &small(), 60);
+    let size = batch(2, 20, NOW).len();
+    let names = segments(home);
+    let mut gone = Vec::new();
+    for name in names.iter().take(2) {
+        change(home, name, |bytes| bytes.truncate(bytes.len() - size));
+    }
+    for name in names.iter().skip(1).take(2) {
+        let next: i64 = name[..20].parse().expect("a base offset");
+        gone.extend([next - 2, next - 1]);
+    }
+    (0..120).filter(|offset| !gone.contains(offset)).collect()
+}
+
+#[test]
+fn the_holes_of_a_compacted_log_are_no_damage() {
+    let crash = Recovery { clean: false, ..Recovery::NEW };
+    type Prepare = fn(&Home);
+    let cases: [(&str, Recovery, Prepare); 3] = [
+        ("the cleaner's checkpoint", Recovery { cleaned_to: Some(Offset(100)), ..crash }, |_| {}),
+        // The process died before the checkpoint was written.
+        ("what was replaced is still there", crash, |home| {
+            for name in segments(home).iter().take(2) {
+                std::fs::write(home.file(&format!("{name}.deleted")), b"what was there before").expect("written");
+            }
+        }),
+        ("an orderly stop", Recovery::NEW, |_| {}),
+    ];
+    for (name, recovery, prepare) in cases {
+        let home = Home::real();
+        let expected = leave_holes_behind_segments(&home);
+        prepare(&home);
+        let mut log = home.open(&small(), recovery);
+        assert_eq!((log.recovery().damage.clone(), log.log_end()), (None, Offset(120)), "{name}");
+        assert_eq!(offsets(&read_all(&log, Offset(0))), expected, "{name}");
+        let hole = (0..120).find(|offset| !expected.contains(offset)).expect("a hole");
+        let slice = log.read(Offset(hole), 1 << 20, log.log_end(), true).expect("readable");
+        assert_eq!(slice.base_offset, Offset(hole + 2), "a reader in the hole goes on behind it");
+        append(&mut log, &batch(2, 20, NOW)).expect("appended");
+    }
+}
+
+/// A power failure lost what was not flushed, and the file behind it was quicker: were that taken for compaction, the
+/// replica would never fetch what it lacks.
+#[test]
+fn a_hole_behind_what_was_never_cleaned_is_damage_in_a_compacted_log_too() {
+    let home = Home::real();
+    let expected = leave_holes_behind_segments(&home);
+    let second: i64 = segments(&home)[1][..20].parse().expect("a base offset");
+    let third: i64 = segments(&home)[2][..20].parse().expect("a base offset");
+    let compacted = LogConfig { cleanup_compact: true, ..small() };
+    // The first hole is within what is clean.
+    let recovery = Recovery { clean: false, cleaned_to: Some(Offset(second)), ..Recovery::NEW };
+    let log = home.open(&compacted, recovery);
+    let damage = log.recovery().damage.clone().expect("reported");
+    assert!(damage.reason.contains("are missing"), "{}", damage.reason);
+    assert_eq!((damage.offset, log.log_end()), (Offset(third - 2), Offset(third - 2)));
+    let kept: Vec<i64> = expected.into_iter().filter(|offset| *offset < third).collect();
+    assert_eq!(offsets(&read_all(&log, Offset(0))), kept);
 }
 
 #[test]
@@ -186,7 +250,7 @@ fn epochs_are_rebuilt_from_the_batches() {
 fn a_log_that_ends_before_its_start_begins_anew() {
     let home = Home::real();
     closed(&home, &small(), 5);
-    let log = home.open(&small(), Recovery { recovery_point: Offset(0), log_start: Offset(500), clean: false });
+    let log = home.open(&small(), Recovery { log_start: Offset(500), clean: false, ..Recovery::NEW });
     assert_eq!((log.log_start(), log.log_end(), log.segment_count()), (Offset(500), Offset(500), 1));
 }
 
@@ -215,7 +279,7 @@ fn duplicates_are_recognised_after_any_restart() {
             log.close(NOW).expect("closed");
         }
         drop(log);
-        let mut log = home.open(&small(), Recovery { recovery_point: Offset(0), log_start: Offset(0), clean });
+        let mut log = home.open(&small(), Recovery { clean, ..Recovery::NEW });
         let end = log.log_end();
         for n in 35..40 {
             let again = append(&mut log, &idempotent(77, 0, n * 3, 3)).expect("answered");
