@@ -47,7 +47,7 @@ impl Log {
         self.recovery_point = self.recovery_point.min(end);
         self.high_watermark = self.high_watermark.clamp(self.log_start, end);
         self.epochs.truncate_end(end);
-        self.epochs.save(&place)?;
+        self.epochs.save_or_put_off(&place)?;
         self.reload_producers(now)?;
         self.names_unsynced = true;
         Ok(true)
@@ -70,7 +70,7 @@ impl Log {
         self.high_watermark = offset;
         self.recovery_point = self.recovery_point.min(offset);
         self.epochs.clear();
-        self.epochs.save(&place)?;
+        self.epochs.save_or_put_off(&place)?;
         self.producers.clear(offset.0);
         self.remove_snapshots(|_| true)?;
         self.names_unsynced = true;
