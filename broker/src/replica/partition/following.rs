@@ -14,12 +14,14 @@ impl Partition {
         context: Context<'_>,
     ) -> Result<(FetchPosition, bool), FollowError> {
         let mut guard = self.lock();
+        let is_owed = guard.checkpoint_owed;
         let (log, _) = guard.follower_log(following)?;
         if !asked.is_current(log) {
             return Err(FollowError::Superseded);
         }
         let mut flush = false;
         if !records.is_empty() {
+            check_room(log, is_owed, Room::None)?;
             let appended = log.append_as_follower(records, context.now.wall);
             match appended {
                 Ok(info) => flush = info.is_some_and(|info| info.rolled || info.flush_due),
@@ -104,14 +106,20 @@ impl Partition {
         let changed = change(log);
         let result = changed.map_err(FollowError::from).and_then(|()| {
             self.save(log);
-            if log.recovery_point() < recovery_point {
-                checkpoint(log.log_dir()).map_err(FollowError::from)
-            } else {
-                Ok(())
+            if log.recovery_point() >= recovery_point {
+                return Ok(false);
+            }
+            match checkpoint(log.log_dir()) {
+                Err(error) if error.is_full() => Ok(true),
+                result => result.map(|()| false).map_err(FollowError::from),
             }
         });
         match result {
-            Ok(()) => Ok(position(log)),
+            Ok(is_owed) => {
+                let position = position(log);
+                guard.checkpoint_owed |= is_owed;
+                Ok(position)
+            }
             Err(error) => Err(guard.on_follow_error(error)),
         }
     }

@@ -1,6 +1,8 @@
 //! Replicas as their callers see them: one broker alone, and clusters of three that replicate, fail over and heal.
 
 mod cluster;
+mod disks;
+mod moves;
 mod replication;
 mod sessions;
 mod single;
