@@ -7,6 +7,7 @@ mod cli;
 mod configs;
 mod deploy;
 mod differential;
+mod disks;
 mod failover;
 mod frameworks;
 mod go;
