@@ -23,9 +23,6 @@ use crate::metadata::{ActiveController, ControllerClient, Follower, IsrChanges, 
 use crate::network::{self, BoundListener, Network};
 use crate::replica::ReplicaManager;
 
-/// How often the log directories are looked at.
-const OFFLINE_DIRS_INTERVAL: Duration = Duration::from_millis(500);
-
 /// When all is stopped, what still holds the log directories is waited for, for so long and so often.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 const RELEASE_PAUSE: Duration = Duration::from_millis(5);
@@ -179,7 +176,7 @@ impl Running {
                 status.ok().and_then(|status| status.replaced.clone())
             }
             never = self.report_offline_dirs() => match never {},
-            () = self.replicas.failed() => Some("no log directory is usable any more".to_owned()),
+            first = self.replicas.failed() => Some(format!("no log directory is usable any more; {first}")),
         };
         if replaced.is_none() {
             self.move_leaders_away().await;
@@ -196,10 +193,13 @@ impl Running {
 
     /// Tells the controller of log directories that fail, so that others lead what they held (KIP-858).
     async fn report_offline_dirs(&self) -> std::convert::Infallible {
+        let mut failures = self.replicas.directory_failures();
         loop {
             let offline = self.dirs.dirs().filter(|dir| dir.failure().is_some()).map(|dir| dir.id).collect();
             self.liveness.set_offline_log_dirs(offline);
-            self.world.sleep(OFFLINE_DIRS_INTERVAL).await;
+            if failures.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 

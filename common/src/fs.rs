@@ -136,16 +136,32 @@ pub fn write_file_atomically(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Resu
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = Path::new(&temporary);
-    let file = fs.open(temporary, OpenMode::Create)?;
-    file.set_len(0)?;
-    file.write_all_at(&[IoSlice::new(bytes)], 0)?;
-    file.sync_data()?;
-    drop(file);
+    write_temporary(fs, temporary, bytes, true)?;
     fs.rename(temporary, path)?;
     match path.parent() {
         Some(parent) => fs.sync_dir(parent),
         None => Ok(()),
     }
+}
+
+/// Writes a file that is about to be renamed. What of it fits on a full disk goes again: it is of no use, and the room is.
+pub fn write_temporary(fs: &dyn Fs, path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
+    let file = fs.open(path, OpenMode::Create)?;
+    file.set_len(0)?;
+    match file.write_all_at(&[IoSlice::new(bytes)], 0) {
+        Err(error) if is_full(&error) => {
+            drop(file);
+            let _ = fs.remove_file(path);
+            return Err(error);
+        }
+        result => result?,
+    }
+    if sync { file.sync_data() } else { Ok(()) }
+}
+
+/// Whether an operation failed for want of room, on the disk or within a quota.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The operating system's files.

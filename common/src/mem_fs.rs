@@ -24,19 +24,23 @@ pub enum Operation {
     Open,
     Create,
     Read,
-    Write { bytes: usize },
+    Write {
+        bytes: usize,
+    },
     SetLen,
     Sync,
     SyncDir,
     Rename,
     Remove,
     List,
+    /// Whether a name is there, or how much room the file system has.
+    Look,
 }
 
 impl Operation {
     /// Whether it changes what is on the disk, or what of it is durable.
     pub fn is_mutation(self) -> bool {
-        !matches!(self, Self::Open | Self::Read | Self::List)
+        !matches!(self, Self::Open | Self::Read | Self::List | Self::Look)
     }
 }
 
@@ -178,8 +182,14 @@ impl State {
         self.pending_names.push(change);
     }
 
+    /// What files hold that still have a name.
     fn used_bytes(&self) -> u64 {
-        self.inodes.values().map(|inode| inode.content.len() as u64).sum()
+        let named = self.names.values().filter_map(|node| if let Node::File(id) = node { Some(id) } else { None });
+        named.filter_map(|id| self.inodes.get(id)).map(|inode| inode.content.len() as u64).sum()
+    }
+
+    fn room(&self) -> Option<u64> {
+        self.capacity_bytes.map(|capacity| capacity.saturating_sub(self.used_bytes()))
     }
 }
 
@@ -243,7 +253,7 @@ impl MemFs {
         self.state().mutations
     }
 
-    /// Writes beyond this size in all fail with `StorageFull`.
+    /// What makes the files larger than this in all fails with `StorageFull`; a write has stored what fitted by then.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity_bytes = bytes;
     }
@@ -390,7 +400,9 @@ impl Fs for MemFs {
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        Ok(self.state().names.contains_key(path))
+        let state = &mut *self.state();
+        state.check(Operation::Look, path)?;
+        Ok(state.names.contains_key(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -413,8 +425,9 @@ impl Fs for MemFs {
         Ok(Box::new(LockGuard { fs: self.clone(), path: path.to_path_buf(), life: state.life }))
     }
 
-    fn space(&self, _path: &Path) -> io::Result<DiskSpace> {
-        let state = &*self.state();
+    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
+        let state = &mut *self.state();
+        state.check(Operation::Look, path)?;
         let total = state.capacity_bytes.unwrap_or(1 << 40);
         Ok(DiskSpace { total, available: total.saturating_sub(state.used_bytes()) })
     }
@@ -465,11 +478,6 @@ impl MemFile {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading"));
         }
         state.check(operation, &self.path)?;
-        if let (Operation::Write { bytes }, Some(capacity)) = (operation, state.capacity_bytes)
-            && state.used_bytes() + bytes as u64 > capacity
-        {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
         // An unlinked file lives on for whoever has it open.
         Ok(work(state.inodes.entry(self.id).or_default()))
     }
@@ -488,11 +496,17 @@ impl File for MemFile {
     }
 
     fn write_all_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let data = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect::<Vec<u8>>();
-        self.with(Operation::Write { bytes: data.len() }, |inode| {
+        let mut data = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect::<Vec<u8>>();
+        let (bytes, room) = (data.len(), self.fs.state().room());
+        let is_full = self.with(Operation::Write { bytes }, |inode| {
+            let growth = (offset + bytes as u64).saturating_sub(inode.content.len() as u64);
+            let missing = room.map_or(0, |room| growth.saturating_sub(room));
+            data.truncate(bytes.saturating_sub(missing as usize));
             write(&mut inode.content, offset as usize, &data);
             inode.pending.push(Change::Write(offset as usize, data));
-        })
+            missing > 0
+        })?;
+        if is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -9,6 +9,7 @@ mod compaction;
 mod configs;
 mod deploy;
 mod differential;
+mod disks;
 mod failover;
 mod frameworks;
 mod go;

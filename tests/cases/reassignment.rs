@@ -25,7 +25,7 @@ fn odradek(cluster: &Cluster, line: &str) -> anyhow::Result<(Vec<Value>, bool, S
     Ok((lines.with_context(|| said.clone())?, output.status.success(), said))
 }
 
-fn ok(cluster: &Cluster, line: &str) -> anyhow::Result<Value> {
+pub(crate) fn ok(cluster: &Cluster, line: &str) -> anyhow::Result<Value> {
     let (mut lines, done, said) = odradek(cluster, line)?;
     ensure!(done, "{said}");
     Ok(lines.pop().unwrap_or_default())

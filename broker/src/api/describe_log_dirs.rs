@@ -51,17 +51,23 @@ fn result(directory: LogDirDescription, wanted: Option<&BTreeSet<(Str, i32)>>) -
             ..DescribeLogDirsResult::default()
         };
     };
+    let current = directory.replicas.into_iter().map(|replica| {
+        let offset_lag = (replica.high_watermark.0 - replica.log_end.0).max(0);
+        (replica.topic, replica.index, replica.size_bytes, offset_lag, false)
+    });
+    let futures = directory.futures.into_iter();
+    let futures = futures.map(|copy| (copy.topic, copy.index, copy.size_bytes, copy.offset_lag, true));
     let mut topics: BTreeMap<Str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
-    for replica in directory.replicas {
-        let name = Str::from(replica.topic);
-        if wanted.is_some_and(|wanted| !wanted.contains(&(name.clone(), replica.index))) {
+    for (topic, partition_index, size_bytes, offset_lag, is_future_key) in current.chain(futures) {
+        let name = Str::from(topic);
+        if wanted.is_some_and(|wanted| !wanted.contains(&(name.clone(), partition_index))) {
             continue;
         }
         topics.entry(name).or_default().push(DescribeLogDirsPartition {
-            partition_index: replica.index,
-            partition_size: number(replica.size_bytes),
-            offset_lag: (replica.high_watermark.0 - replica.log_end.0).max(0),
-            is_future_key: false,
+            partition_index,
+            partition_size: number(size_bytes),
+            offset_lag,
+            is_future_key,
             ..DescribeLogDirsPartition::default()
         });
     }

@@ -6,6 +6,7 @@
 
 mod admin;
 mod alter_configs;
+mod alter_replica_log_dirs;
 mod api_versions;
 mod authorizer;
 mod config_docs;

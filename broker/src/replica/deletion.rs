@@ -55,6 +55,18 @@ pub struct LogDirDescription {
     /// `None`: the directory is offline.
     pub space: Option<DiskSpace>,
     pub replicas: Vec<ReplicaDescription>,
+    /// Copies that are on their way into it.
+    pub futures: Vec<FutureDescription>,
+}
+
+/// A copy of a log that is moved to another directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FutureDescription {
+    pub topic: String,
+    pub index: i32,
+    pub size_bytes: u64,
+    /// What it lacks of the log's end.
+    pub offset_lag: i64,
 }
 
 impl ReplicaManager {
@@ -102,13 +114,21 @@ impl ReplicaManager {
         for replica in self.describe() {
             replicas.entry(replica.log_dir.clone()).or_default().push(replica);
         }
+        let mut futures: HashMap<PathBuf, Vec<FutureDescription>> = HashMap::new();
+        for partition in self.all_partitions() {
+            let Some((dir, size_bytes, offset_lag)) = partition.describe_future() else { continue };
+            let (topic, index) = (partition.name.topic.clone(), partition.name.partition.0);
+            let described = FutureDescription { topic, index, size_bytes, offset_lag };
+            futures.entry(dir.path.clone()).or_default().push(described);
+        }
         let opened = self.dirs.dirs().map(|dir| {
             let space = match dir.failure() {
                 None => self.world.fs.space(&dir.path).ok(),
                 Some(_) => None,
             };
             let replicas = replicas.remove(&dir.path).unwrap_or_default();
-            LogDirDescription { path: dir.path.clone(), space, replicas }
+            let futures = futures.remove(&dir.path).unwrap_or_default();
+            LogDirDescription { path: dir.path.clone(), space, replicas, futures }
         });
         let mut all: Vec<LogDirDescription> = opened.collect();
         let failed = self.dirs.failures().iter();
@@ -116,6 +136,7 @@ impl ReplicaManager {
             path: failure.dir.clone(),
             space: None,
             replicas: Vec::new(),
+            futures: Vec::new(),
         }));
         all
     }

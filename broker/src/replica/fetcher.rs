@@ -489,6 +489,12 @@ impl Fetching {
                 self.fetcher.lock().give_up(partition.id);
                 Taken::Done
             }
+            // It was said when the directory became full.
+            Err(error) if error.is_full() => {
+                tracing::debug!(partition = %partition.name, %error, "fetched records were not taken");
+                self.pause_partition(partition.id);
+                Taken::Done
+            }
             Err(error) => {
                 tracing::error!(partition = %partition.name, leader = %self.fetcher.id.0, %error,
                     "fetched records were not taken; fetching them again");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use odradek_broker_core::partition::{EpochEnd, Reader};
 use odradek_broker_storage::{AppendOrigin, Log, LogConfig, LogDir, LogDirs, PartitionCheckpoint, StorageError};
 use odradek_common::config::BrokerConfig;
-use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, TopicIdPartition};
+use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, TopicIdPartition, TopicPartition, Uuid};
 use odradek_metadata::{ConfigResource, Image};
 use odradek_node::World;
 use odradek_node::world::TaskHandle;
@@ -16,9 +16,11 @@ use odradek_node::world::TaskHandle;
 use super::cleaner::Cleaner;
 use super::config::log_config;
 use super::directories::DirectoryQueue;
+use super::disks::Disks;
 use super::fetcher::Fetchers;
 use super::isr::IsrQueue;
 use super::lost_leaders::LostLeaders;
+use super::moves::Moves;
 use super::partition::{After, Context, MovedBack, Partition, PartitionConfig, Registered};
 use super::session::Watching;
 use super::throttle::{Quotas, Side, Throttled};
@@ -35,6 +37,8 @@ pub struct ReplicaManager {
     pub(super) dirs: Arc<LogDirs>,
     pub(super) isr: IsrQueue,
     pub(super) directories: DirectoryQueue,
+    pub(super) disks: Disks,
+    pub(super) moves: Moves,
     pub(super) fetchers: Fetchers,
     pub(super) lost_leaders: LostLeaders,
     pub(super) quotas: Quotas,
@@ -46,6 +50,9 @@ pub struct ReplicaManager {
     partitions: RwLock<HashMap<TopicIdPartition, Arc<Partition>>>,
     /// Logs that were found at the start and that metadata has not claimed yet.
     pub(super) unclaimed: Mutex<HashMap<TopicIdPartition, Log>>,
+    /// Where logs are that were found at the start and could not be opened: they are tried again there, and not made anew
+    /// elsewhere.
+    pub(super) unopened: Mutex<HashMap<TopicPartition, Uuid>>,
     /// How many logs of a partition are on their way out: while there is one, its directory's name is taken. A replica
     /// that is moved away and comes back must not be opened in what is about to be deleted.
     pub(super) leaving: Mutex<HashMap<TopicIdPartition, usize>>,
@@ -65,6 +72,8 @@ impl ReplicaManager {
     pub(super) fn new(world: World, config: Arc<BrokerConfig>, dirs: Arc<LogDirs>) -> Self {
         Self {
             fetchers: Fetchers::new(config.replication.fetchers),
+            disks: Disks::new(&dirs),
+            moves: Moves::default(),
             lost_leaders: LostLeaders::default(),
             live: RwLock::new(config.clone()),
             world,
@@ -78,6 +87,7 @@ impl ReplicaManager {
             image: RwLock::new(Arc::new(Image::new())),
             partitions: RwLock::default(),
             unclaimed: Mutex::default(),
+            unopened: Mutex::default(),
             leaving: Mutex::default(),
             is_published: AtomicBool::new(false),
             checkpoints: Mutex::default(),
@@ -370,6 +380,11 @@ impl ReplicaManager {
         self.partition(id)?.describe()
     }
 
+    #[cfg(test)]
+    pub(super) fn log_dir_id(&self, id: TopicIdPartition) -> Uuid {
+        self.partition(id).and_then(|partition| partition.saved_checkpoint()).expect("an open log").0.id
+    }
+
     /// Whether logs are still being opened.
     pub fn is_opening(&self) -> bool {
         self.all_partitions().iter().any(|partition| partition.is_opening())
@@ -405,6 +420,16 @@ impl ReplicaManager {
         saved.extend(self.unclaimed_checkpoints(dir));
         saved.sort_by(|a, b| a.partition.cmp(&b.partition));
         write(&self.dirs, dir, &saved)
+    }
+
+    /// As [`ReplicaManager::write_checkpoint`], all three of a directory's, with one line more: of a log that is about to
+    /// be in it.
+    pub(super) fn write_checkpoints_with(&self, dir: &LogDir, more: PartitionCheckpoint) -> Result<(), StorageError> {
+        self.write_checkpoint(dir, |dirs, dir, saved| {
+            let mut saved: Vec<_> = saved.iter().filter(|log| log.partition != more.partition).cloned().collect();
+            saved.push(more);
+            dirs.write_checkpoints(dir, &saved)
+        })
     }
 
     /// As a truncation asks for it, with its partition locked.

@@ -6,6 +6,7 @@
 //! - `fetcher` follows leaders over the Kafka protocol; `isr` and `directories` tell the controller.
 //! - `cleaner` compacts logs; `deletion` is DeleteRecords; `publish` takes metadata in; `tasks` is what happens by the clock; `throttle` bounds
 //!   how fast replicas that are moved are fetched.
+//! - `disks` copes with log directories that fail or fill up; `moves` moves a log from one of them to another.
 //!
 //! Every decision is made in `odradek-broker-core`; here are the locks, tasks, sockets and files around it.
 //! **Invariant:** no lock is held across an await, and none of another partition is taken under a partition's.
@@ -15,10 +16,12 @@ mod config;
 mod coordinated;
 mod deletion;
 mod directories;
+mod disks;
 mod fetcher;
 mod isr;
 mod lost_leaders;
 mod manager;
+mod moves;
 mod partition;
 mod publish;
 mod session;
@@ -28,7 +31,7 @@ mod types;
 mod waiting;
 mod watchers;
 
-pub use deletion::LogDirDescription;
+pub use deletion::{FutureDescription, LogDirDescription};
 pub use isr::{ControllerClient, IsrChange, IsrChangeResult};
 pub use lost_leaders::LostLeaders;
 pub use manager::ReplicaManager;

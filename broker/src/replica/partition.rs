@@ -17,7 +17,7 @@ use odradek_broker_core::partition::{
 use odradek_broker_core::purgatory::{ByteWaiters, OffsetWaiters, WaiterId};
 use odradek_broker_storage::{
     ActiveProducer, AppendOrigin, EpochEndOffset, FlushJob, Log, LogConfig, LogDir, LogError, PartitionCheckpoint,
-    StorageError,
+    Room, StorageError,
 };
 use odradek_common::time::{Now, Timestamp};
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition, TopicPartition};
@@ -39,6 +39,9 @@ mod cleaning;
 mod coordinated;
 mod following;
 mod lookups;
+mod moving;
+
+pub(super) use moving::{CopyError, Swap};
 
 /// What an operation needs of the rest of the broker.
 #[derive(Clone, Copy)]
@@ -68,7 +71,7 @@ enum Role {
         leader: BrokerId,
         epoch: LeaderEpoch,
     },
-    /// The log cannot be used: its directory is offline, or it is damaged.
+    /// The log cannot be used: its directory is offline or was full when it was to be opened, or it is damaged.
     Offline(String),
     /// Deleted, or no longer assigned to this broker.
     Gone,
@@ -88,6 +91,8 @@ struct Inner {
     appended_bytes: u64,
     /// Tells the coordinator of this partition of the high watermark, while this replica leads.
     commits: Option<watch::Sender<Offset>>,
+    /// The disk was full when a truncation wanted the recovery points written: nothing is appended before they are.
+    checkpoint_owed: bool,
 }
 
 /// Done outside the lock after a change.
@@ -161,6 +166,38 @@ pub(super) enum FollowError {
     Log(#[from] LogError),
     #[error(transparent)]
     Storage(#[from] StorageError),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
+
+impl FollowError {
+    /// Nothing is wrong but that the disk is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::NoRoom(_) => true,
+            Self::Append(odradek_broker_storage::AppendError::Log(error)) | Self::Log(error) => error.is_full(),
+            Self::Storage(error) => error.is_full(),
+            Self::Superseded | Self::Append(_) => false,
+        }
+    }
+}
+
+/// The disk is too full for these records.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the log directory {} has too little room; records are taken again when there is more (odradek.disk.free.*)",
+    dir.display()
+)]
+pub(super) struct NoRoom {
+    dir: std::path::PathBuf,
+}
+
+/// Records that are refused from this state of their directory on. `is_owed`: [`Inner::checkpoint_owed`].
+fn check_room(log: &Log, is_owed: bool, refused_from: Room) -> Result<(), NoRoom> {
+    if log.log_dir().room() >= refused_from || is_owed {
+        return Err(NoRoom { dir: log.log_dir().path.clone() });
+    }
+    Ok(())
 }
 
 /// A partition that this broker is a replica of.
@@ -168,6 +205,8 @@ pub(super) struct Partition {
     pub id: TopicIdPartition,
     pub name: TopicPartition,
     inner: Mutex<Inner>,
+    /// The copy that is on its way into another log directory. Taken after `inner`.
+    future: Mutex<Option<Log>>,
     /// What the log directory's checkpoints are to say of it, kept apart so that they can be written while some
     /// partition is locked. Taken after `inner`.
     saved: Mutex<Option<(Arc<LogDir>, PartitionCheckpoint)>>,
@@ -210,11 +249,13 @@ impl Partition {
             watchers: Watchers::default(),
             appended_bytes: 0,
             commits: None,
+            checkpoint_owed: false,
         };
         Self {
             id,
             name,
             inner: Mutex::new(inner),
+            future: Mutex::new(None),
             saved: Mutex::new(None),
             flushing: FlushState::default(),
             is_throttled,
@@ -255,6 +296,7 @@ impl Partition {
         log.set_config(inner.config.log.clone());
         self.save(&log);
         inner.log = Some(log);
+        inner.checkpoint_owed = false;
         Ok(inner.assume_role(&self.name, context))
     }
 
@@ -265,6 +307,26 @@ impl Partition {
             Role::Gone => None,
             _ => Some(inner.go_offline(reason)),
         }
+    }
+
+    /// A log that could not be opened for want of room is to be opened again.
+    pub fn try_again(&self) -> bool {
+        let mut inner = self.lock();
+        let again = inner.log.is_none() && matches!(inner.role, Role::Offline(_));
+        if again {
+            inner.role = Role::Opening;
+        }
+        again
+    }
+
+    /// Whether the recovery points of this directory have to be written before anything is appended here.
+    pub fn owes_checkpoint(&self, dir: &LogDir) -> bool {
+        let inner = self.lock();
+        inner.checkpoint_owed && inner.log.as_ref().is_some_and(|log| log.log_dir().id == dir.id)
+    }
+
+    pub fn checkpoint_is_paid(&self) {
+        self.lock().checkpoint_owed = false;
     }
 
     pub fn is_offline(&self) -> bool {
@@ -357,6 +419,14 @@ impl Partition {
             let message = Some(error.to_string());
             return (
                 Ok(AppendResult { message, ..AppendResult::failed(ErrorCode::NotEnoughReplicas) }),
+                After::default(),
+            );
+        }
+        let refused_from = if origin == AppendOrigin::Client { Room::Little } else { Room::None };
+        if let Err(full) = check_room(log, inner.checkpoint_owed, refused_from) {
+            let message = Some(full.to_string());
+            return (
+                Ok(AppendResult { message, ..AppendResult::failed(ErrorCode::KafkaStorageError) }),
                 After::default(),
             );
         }
@@ -678,8 +748,10 @@ impl Inner {
         if is_new_epoch {
             let (epoch, start) = (registration.leader_epoch, log.log_end());
             tracing::debug!(partition = %name, %epoch, %start, "leading");
-            if let Err(error) = log.assign_epoch_start(epoch, start) {
-                return self.go_offline(error.to_string());
+            match log.assign_epoch_start(epoch, start) {
+                Err(error) if !error.is_full() => return self.go_offline(error.to_string()),
+                // Written down before the first record, when there is room for that.
+                _ => {}
             }
         }
         // What a durable topic's follower had not synced yet would hold the high watermark until the next append.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use odradek_broker_storage::{Log, LogDir, LogDirs, LogError, ProducerStateConfig};
+use odradek_broker_storage::{DeferredDelete, Log, LogDir, LogDirs, LogError, ProducerStateConfig};
 use odradek_common::{TopicIdPartition, TopicPartition, Uuid};
 use odradek_metadata::{Delta, Image, ResourceType, directory};
 
@@ -103,6 +103,7 @@ impl ReplicaManager {
         self.fetchers.remove(id);
         let (log, was_opening, wake) = partition.close();
         wake.fire();
+        self.cancel_move(&partition);
         if log.is_some() || was_opening {
             *self.lock_leaving().entry(id).or_default() += 1;
         }
@@ -123,7 +124,7 @@ impl ReplicaManager {
     }
 
     /// Opens the logs of new partitions on the disk pool.
-    fn open_all(self: &Arc<Self>, partitions: Vec<Arc<Partition>>) {
+    pub(super) fn open_all(self: &Arc<Self>, partitions: Vec<Arc<Partition>>) {
         if partitions.is_empty() {
             return;
         }
@@ -159,7 +160,12 @@ impl ReplicaManager {
             Err(error) => {
                 tracing::error!(partition = %partition.name, %error, "a log cannot be opened");
                 match partition.failed(error.to_string()) {
-                    Some(after) => self.finish(partition, after),
+                    Some(after) => {
+                        self.finish(partition, after);
+                        if matches!(&error, OpenError::Log(error) if error.is_full()) {
+                            self.disks.wait_for_room(partition);
+                        }
+                    }
                     None => self.left(partition.id),
                 }
                 return;
@@ -172,6 +178,7 @@ impl ReplicaManager {
                 self.finish(partition, after);
                 self.fetchers.refetch(self, partition);
                 self.tell_directory(partition.id, directory);
+                self.take_up_move(partition);
             }
             // Deleted while it was being opened.
             Err(log) => self.delete_logs(vec![*log]),
@@ -186,7 +193,17 @@ impl ReplicaManager {
         let image = self.image();
         let registration = image.partition(partition.id.topic_id, partition.id.partition);
         let wanted = registration.and_then(|registration| registration.directory(self.local()));
-        let wanted = wanted.filter(|id| !directory::is_reserved(*id));
+        let wanted = wanted.filter(|id| ![directory::UNASSIGNED, directory::MIGRATING].contains(id));
+        let found = self.unopened.lock().unwrap_or_else(PoisonError::into_inner).get(&partition.name).copied();
+        if found.is_some_and(|id| self.dirs.online_dir(id).is_none()) {
+            return Err(OpenError::Offline);
+        }
+        // The log may be in a directory that cannot be looked into. An empty one elsewhere would take its place in the
+        // cluster, as if nothing had ever been acknowledged.
+        if wanted.is_some_and(|id| self.dirs.online_dir(id).is_none()) && self.dirs.has_failed() {
+            return Err(OpenError::Offline);
+        }
+        let wanted = found.or_else(|| self.moves.take_preferred(&partition.name)).or(wanted);
         let config = self.partition_config(&partition.name.topic, &image).log;
         let made = self.dirs.create(
             partition.name.clone(),
@@ -213,22 +230,27 @@ impl ReplicaManager {
         self.world.spawn("log deletion", async move {
             let world = manager.world.clone();
             let named: Vec<_> = logs.into_iter().map(|log| (log, world.random_uuid())).collect();
-            let deferred = world.on_disk(move || manager.rename_deleted(named)).await;
-            let delay = deferred.iter().map(|deferred| deferred.delay_ms).max().unwrap_or(0);
-            world.sleep(Duration::from_millis(u64::try_from(delay).unwrap_or(0))).await;
-            world
-                .on_disk(move || {
-                    for deferred in deferred {
-                        if let Err(error) = deferred.run() {
-                            tracing::error!(%error, "a deleted log's files stay behind");
-                        }
-                    }
-                })
-                .await;
+            let renaming = manager.clone();
+            let deferred = world.on_disk(move || renaming.rename_deleted(named)).await;
+            manager.remove_later(deferred).await;
         });
     }
 
-    fn rename_deleted(&self, logs: Vec<(Log, odradek_common::Uuid)>) -> Vec<odradek_broker_storage::DeferredDelete> {
+    /// Removes what is out of sight after its delay.
+    pub(super) async fn remove_later(&self, deferred: Vec<DeferredDelete>) {
+        let delay = deferred.iter().map(|deferred| deferred.delay_ms).max().unwrap_or(0);
+        self.world.sleep(Duration::from_millis(u64::try_from(delay).unwrap_or(0))).await;
+        let remove = move || {
+            for deferred in deferred {
+                if let Err(error) = deferred.run() {
+                    tracing::error!(%error, "a deleted log's files stay behind");
+                }
+            }
+        };
+        self.world.on_disk(remove).await;
+    }
+
+    fn rename_deleted(&self, logs: Vec<(Log, Uuid)>) -> Vec<DeferredDelete> {
         self.forget_cleaned(&logs.iter().filter_map(|(log, _)| dir_of_cleaned(log)).collect());
         let mut deferred = Vec::with_capacity(logs.len());
         for (log, unique) in logs {
@@ -264,6 +286,7 @@ impl ReplicaManager {
     fn set_strays_aside(self: &Arc<Self>) {
         let image = self.image();
         let local = self.local();
+        self.drop_moves_of_others();
         let mut unclaimed = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_ours = |id: &TopicIdPartition| {
             image.partition(id.topic_id, id.partition).is_some_and(|found| found.replicas.contains(&local))
@@ -293,24 +316,30 @@ impl ReplicaManager {
         let config = self.default_log_config();
         let (producers, now) = (self.producer_config(), self.world.timestamp());
         let dirs = self.dirs.clone();
-        let requests = self.world.on_disk(move || dirs.partitions()).await;
+        let (requests, futures) = self.world.on_disk(move || (dirs.partitions(), dirs.future_logs())).await;
+        self.moves.found(futures);
         let batch = requests.len().div_ceil(self.config.log.recovery_threads_per_dir.max(1) * 2).max(1);
         let mut jobs = Vec::new();
         let mut requests = requests.into_iter().peekable();
         while requests.peek().is_some() {
             let batch: Vec<_> = requests.by_ref().take(batch).collect();
             let config = config.clone();
+            let manager = self.clone();
             jobs.push(self.world.on_disk(move || {
                 let mut logs = Vec::with_capacity(batch.len());
                 for request in batch {
                     let (name, topic_id) = (request.location.partition.clone(), request.topic_id);
+                    let dir = request.location.log_dir.id;
                     let Some(topic_id) = topic_id else {
                         tracing::warn!(partition = %name, "a log has no topic id: it is left alone");
                         continue;
                     };
                     match LogDirs::load(request, topic_id, config.clone(), producers, now) {
                         Ok(log) => logs.push(log),
-                        Err(error) => tracing::error!(partition = %name, %error, "a log cannot be opened"),
+                        Err(error) => {
+                            tracing::error!(partition = %name, %error, "a log cannot be opened");
+                            manager.unopened.lock().unwrap_or_else(PoisonError::into_inner).insert(name, dir);
+                        }
                     }
                 }
                 logs
@@ -337,6 +366,8 @@ enum OpenError {
     Leaving,
     #[error("no log directory is usable")]
     NoDirectory,
+    #[error("it is in a log directory that is offline")]
+    Offline,
     #[error(transparent)]
     Log(#[from] LogError),
 }

@@ -19,9 +19,6 @@ use super::partition::Partition;
 /// Files of closed segments that nobody has read for so long are closed, and forgotten producers dropped.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often the log directories are looked at for `ReplicaManager::failed`.
-const DIRS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Whether a partition's flush is running: one at a time, and what comes meanwhile in the next (group commit).
 #[derive(Debug, Default)]
 pub(super) struct FlushState {
@@ -68,6 +65,9 @@ impl ReplicaManager {
             manager.world.spawn("log retention", manager.clone().retain()),
             manager.world.spawn("log flush", manager.clone().flush_by_time()),
             manager.world.spawn("log tidying", manager.clone().tidy()),
+            manager.world.spawn("log directory failures", manager.clone().watch_failures()),
+            manager.world.spawn("log directory room", manager.clone().watch_room()),
+            manager.world.spawn("log moves", manager.clone().run_moves()),
         ];
         manager.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
         manager.adjust_cleaner();
@@ -121,13 +121,6 @@ impl ReplicaManager {
         }
     }
 
-    /// Completes when no log directory is usable any more.
-    pub async fn failed(&self) {
-        while self.dirs.online().next().is_some() {
-            self.world.sleep(DIRS_CHECK_INTERVAL).await;
-        }
-    }
-
     // ---- flushes ----
 
     /// Syncs a log on the disk pool.
@@ -157,7 +150,8 @@ impl ReplicaManager {
                 drop(order);
                 self.finish(partition, after);
             }
-            // It is logged where the directory was taken offline; whoever waits is told.
+            // It is logged where the directory was taken offline; whoever waits is told. (No flush fails for want of
+            // room: a sync that does is a failure.)
             Err(error) => partition.failed(error.to_string()).unwrap_or_default().wake.fire(),
         }
     }

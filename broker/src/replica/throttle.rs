@@ -77,7 +77,11 @@ impl Throttled {
 pub(super) struct Quotas {
     leader: Mutex<ReplicationQuota>,
     follower: Mutex<ReplicationQuota>,
+    moves: Mutex<ReplicationQuota>,
 }
+
+/// Of copies between log directories (KIP-113).
+const MOVES_RATE: &str = "replica.alter.log.dirs.io.max.bytes.per.second";
 
 impl Quotas {
     pub fn lock(&self, side: Side) -> MutexGuard<'_, ReplicationQuota> {
@@ -88,13 +92,21 @@ impl Quotas {
         quota.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn moves(&self) -> MutexGuard<'_, ReplicationQuota> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes up the rates that metadata gives this broker.
     pub fn publish(&self, local: BrokerId, image: &Image, now: Instant) {
-        for side in [Side::Leader, Side::Follower] {
-            let rate = image.broker_config(local, side.rate_config()).and_then(|text| text.trim().parse::<u64>().ok());
+        let rate = |name: &str| {
+            let rate = image.broker_config(local, name).and_then(|text| text.trim().parse::<u64>().ok());
             // Kafka's default is the largest number there is.
-            self.lock(side).set_rate(rate.filter(|rate| *rate < i64::MAX as u64), now);
+            rate.filter(|rate| *rate < i64::MAX as u64)
+        };
+        for side in [Side::Leader, Side::Follower] {
+            self.lock(side).set_rate(rate(side.rate_config()), now);
         }
+        self.moves().set_rate(rate(MOVES_RATE), now);
     }
 }
 

@@ -14,10 +14,10 @@
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 
-use odradek_common::fs::{Fs, OpenMode, read_file, write_file_atomically};
+use odradek_common::fs::{Fs, read_file, write_file_atomically, write_temporary};
 use odradek_common::{Offset, TopicId, TopicPartition, Uuid};
 
 /// How far each log is on disk: what lies below is not scanned after a crash.
@@ -65,10 +65,7 @@ pub(crate) fn write_file_unsynced(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io:
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = Path::new(&temporary);
-    let file = fs.open(temporary, OpenMode::Create)?;
-    file.set_len(0)?;
-    file.write_all_at(&[IoSlice::new(bytes)], 0)?;
-    drop(file);
+    write_temporary(fs, temporary, bytes, false)?;
     fs.rename(temporary, path)
 }
 

@@ -1,18 +1,34 @@
-//! A log directory and its health.
+//! A log directory, its health and its room.
 //!
 //! The first failed operation takes the directory offline, for good: after a failed write or sync nobody knows what is
 //! on the disk (rule 13 of the architecture), so nothing is tried again until the process starts anew and recovers.
+//!
+//! A full disk is no failure: whoever wrote puts back what was there before, and the directory serves on. How much of it
+//! serves is its [`Room`], by the marks that the broker's config sets.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use odradek_common::Uuid;
-use odradek_common::fs::Fs;
+use odradek_common::fs::{Fs, is_full};
 
-use crate::error::StorageError;
+use crate::error::{SYNCING, StorageError};
+
+/// How much may still be written to a directory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Room {
+    Enough = 0,
+    /// Below the soft mark: clients' records are refused; replication and what the broker itself has to write go on.
+    Little = 1,
+    /// Below the hard mark, or a write has just failed for want of room: no records at all.
+    None = 2,
+}
+
+type Hook = Box<dyn Fn() + Send + Sync>;
 
 /// One of `log.dirs`.
 pub struct LogDir {
@@ -20,6 +36,8 @@ pub struct LogDir {
     /// `directory.id` (KIP-858).
     pub id: Uuid,
     failure: OnceLock<StorageError>,
+    room: AtomicU8,
+    on_failure: OnceLock<Hook>,
 }
 
 impl fmt::Debug for LogDir {
@@ -34,7 +52,34 @@ impl fmt::Debug for LogDir {
 
 impl LogDir {
     pub fn new(path: impl Into<PathBuf>, id: Uuid) -> Arc<Self> {
-        Arc::new(Self { path: path.into(), id, failure: OnceLock::new() })
+        Arc::new(Self {
+            path: path.into(),
+            id,
+            failure: OnceLock::new(),
+            room: AtomicU8::new(Room::Enough as u8),
+            on_failure: OnceLock::new(),
+        })
+    }
+
+    /// Calls this once, on the thread that comes upon the failure, when the directory goes offline. Only the first hook
+    /// counts.
+    pub fn on_failure(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_failure.set(Box::new(hook));
+    }
+
+    pub fn room(&self) -> Room {
+        match self.room.load(Ordering::Relaxed) {
+            0 => Room::Enough,
+            1 => Room::Little,
+            _ => Room::None,
+        }
+    }
+
+    /// Takes down what the disk was found to have. Answers what was known before.
+    pub fn set_room(&self, room: Room) -> Room {
+        let before = self.room();
+        self.room.store(room as u8, Ordering::Relaxed);
+        before
     }
 
     /// What took the directory offline, if anything has.
@@ -49,22 +94,37 @@ impl LogDir {
 
     /// Takes the directory offline. Only the first failure is kept and logged.
     pub fn fail(&self, operation: &'static str, path: PathBuf, error: &io::Error) -> StorageError {
-        let failure =
-            StorageError { dir: self.path.clone(), path, operation, kind: error.kind(), message: error.to_string() };
+        let failure = self.error(operation, path, error);
         if self.failure.set(failure.clone()).is_ok() {
             tracing::error!("{failure}");
+            if let Some(hook) = self.on_failure.get() {
+                hook();
+            }
         }
         failure
     }
 
-    /// Turns a failed operation into the end of this directory.
+    fn error(&self, operation: &'static str, path: PathBuf, error: &io::Error) -> StorageError {
+        StorageError { dir: self.path.clone(), path, operation, kind: error.kind(), message: error.to_string() }
+    }
+
+    /// Turns a failed operation into the end of this directory, unless it failed for want of room.
     pub(crate) fn guard<T>(
         &self,
         operation: &'static str,
         path: impl FnOnce() -> PathBuf,
         result: io::Result<T>,
     ) -> Result<T, StorageError> {
-        result.map_err(|error| self.fail(operation, path(), &error))
+        result.map_err(|error| {
+            if !is_full(&error) || operation == SYNCING {
+                return self.fail(operation, path(), &error);
+            }
+            let full = self.error(operation, path(), &error);
+            if self.set_room(Room::None) != Room::None {
+                tracing::warn!("{full}");
+            }
+            full
+        })
     }
 }
 
@@ -110,6 +170,11 @@ impl Place {
     /// How often the log was truncated.
     pub fn truncations(&self) -> u64 {
         self.truncations.load(Ordering::Acquire)
+    }
+
+    /// In the place of another log, of which flushes may be under way.
+    pub fn start_truncations_at(&self, count: u64) {
+        self.truncations.store(count, Ordering::Release);
     }
 
     /// The log is about to be cut: a cleaning that is under way ends, and makes no step while the guard is held. What it

@@ -8,9 +8,10 @@ use odradek_records::{BatchError, RecordError};
 
 use crate::producer_state::ProducerError;
 
-/// The disk failed an operation. The log directory is offline from here on: what was written is unknown.
+/// The disk failed an operation. Unless there was no room for it ([`StorageError::is_full`]), the log directory is
+/// offline from here on: what was written is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the log directory {} is offline: {operation} {} failed: {message}", dir.display(), path.display())]
+#[error("the log directory {} is {}: {operation} {} failed: {message}", dir.display(), self.state(), path.display())]
 pub struct StorageError {
     /// One of `log.dirs`.
     pub dir: PathBuf,
@@ -20,9 +21,22 @@ pub struct StorageError {
     pub message: String,
 }
 
+/// A sync that fails tells of bytes that were taken already, and are lost.
+pub(crate) const SYNCING: &str = "syncing";
+
 impl StorageError {
     pub fn code(&self) -> ErrorCode {
         ErrorCode::KafkaStorageError
+    }
+
+    /// There was no room, and nothing else is wrong: what was there is there still, and the operation can be repeated
+    /// when something has been deleted.
+    pub fn is_full(&self) -> bool {
+        matches!(self.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) && self.operation != SYNCING
+    }
+
+    fn state(&self) -> &'static str {
+        if self.is_full() { "full" } else { "offline" }
     }
 }
 
@@ -53,6 +67,11 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// There was no room; see [`StorageError::is_full`].
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_full())
+    }
+
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Storage(error) => error.code(),

@@ -9,7 +9,7 @@
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use odradek_common::fs::{File, OpenMode};
+use odradek_common::fs::{File, OpenMode, is_full};
 
 use crate::dir::Place;
 
@@ -116,7 +116,14 @@ impl<const N: usize> IndexFile<N> {
             return Ok(());
         }
         let file = self.open(place, OpenMode::Create)?;
-        file.write_all_at(&[IoSlice::new(self.pending.as_flattened())], u64::from(stored) * N as u64)?;
+        let end = u64::from(stored) * N as u64;
+        if let Err(error) = file.write_all_at(&[IoSlice::new(self.pending.as_flattened())], end) {
+            // What fitted on a full disk must not pass for entries later.
+            if is_full(&error) {
+                file.set_len(end)?;
+            }
+            return Err(error);
+        }
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored + self.pending.len() as u32);
         self.pending.clear();
         self.dirty = true;
@@ -131,6 +138,10 @@ impl<const N: usize> IndexFile<N> {
         }
         self.dirty = false;
         self.open(place, OpenMode::Create).map(Some)
+    }
+
+    pub fn mark_unsynced(&mut self) {
+        self.dirty = true;
     }
 
     /// Keeps the first `count` entries.

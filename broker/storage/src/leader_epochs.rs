@@ -164,13 +164,28 @@ impl LeaderEpochs {
 
     /// Writes the file when it differs from memory. Not durable before what [`LeaderEpochs::take_unsynced`] gives is synced.
     pub fn save(&mut self, place: &Place) -> Result<(), StorageError> {
-        if std::mem::take(&mut self.unsaved) {
+        if self.unsaved {
             let path = place.dir.join(FILE);
             let result = write_file_unsynced(&*place.fs, &path, self.encode().as_bytes());
             place.guard("writing", || path, result)?;
+            self.unsaved = false;
             self.unsynced = true;
         }
         Ok(())
+    }
+
+    /// As [`LeaderEpochs::save`]; on a full disk the file stays behind until the next save. For what only drops epochs:
+    /// a start drops them again, and an append saves before it writes.
+    pub fn save_or_put_off(&mut self, place: &Place) -> Result<(), StorageError> {
+        match self.save(place) {
+            Err(error) if error.is_full() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// What was handed out to be synced was not.
+    pub fn mark_unsynced(&mut self) {
+        self.unsynced = true;
     }
 
     /// The file, written and still to be synced (with its directory); `None` when it is durable.

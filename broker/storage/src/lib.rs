@@ -10,8 +10,9 @@
 //!   the tools of operators. Neither writes.
 //!
 //! Everything is synchronous and goes through [`odradek_common::fs::Fs`]: no async runtime, no `std::fs`, no clock, no
-//! threads. A failed write or sync takes its log directory offline ([`LogDir`]) and is never retried; damaged bytes
-//! are a typed error that names file, position and offset.
+//! threads. A failed write or sync takes its log directory offline ([`LogDir`]) and is never retried, but for a write
+//! that found no room: it is undone, and the log goes on ([`StorageError::is_full`]). Damaged bytes are a typed error
+//! that names file, position and offset.
 //!
 //! **Invariant:** no index is mapped into memory, and a closed segment costs a few hundred bytes.
 
@@ -25,6 +26,7 @@ mod index_file;
 mod leader_epochs;
 mod log;
 mod log_dirs;
+mod log_file;
 mod offset_index;
 mod producer_snapshot;
 mod producer_state;
@@ -38,15 +40,15 @@ pub mod verify;
 
 pub use cleaner::{CleanError, CleanProgress, CleanStats, Cleanable, CleanerConfig, Cleaning, Replacement};
 pub use config::{LogConfig, ProducerStateConfig, Recompression};
-pub use dir::LogDir;
+pub use dir::{LogDir, Room};
 pub use error::{AppendError, Corruption, LogError, ReadError, RecordFault, StorageError};
 pub use leader_epochs::{EpochEndOffset, EpochEntry};
 pub use log::{
     AppendInfo, AppendOrigin, DeferredDelete, FlushJob, Flushed, Log, LogLocation, ReadSlice, TimestampLookup,
-    TimestampOffset,
+    TimestampOffset, future_dir_name,
 };
 pub use log_dirs::{
-    DirFailure, IdentityError, KAFKAS_METADATA_DIR, LOCK, LoadReport, LoadRequest, LogDirs, LogDirsConfig,
+    DirFailure, FoundFuture, IdentityError, KAFKAS_METADATA_DIR, LOCK, LoadReport, LoadRequest, LogDirs, LogDirsConfig,
     PartitionCheckpoint, format_directory, parse_partition,
 };
 pub use offset_index::OffsetPosition;

@@ -12,6 +12,7 @@ mod append;
 mod cleaning;
 mod flush;
 mod lookup;
+pub(crate) mod moving;
 mod open;
 mod retention;
 mod truncate;
@@ -35,6 +36,7 @@ use crate::segment::{Located, Segment};
 pub use append::{AppendInfo, AppendOrigin};
 pub use flush::{FlushJob, Flushed};
 pub use lookup::{ReadSlice, TimestampLookup, TimestampOffset};
+pub use moving::future_dir_name;
 pub use open::LogLocation;
 pub use retention::DeferredDelete;
 
@@ -166,13 +168,11 @@ impl Log {
         self.epochs.epoch_at(offset)
     }
 
-    /// A leader notes that its epoch begins at the log's end, before it appends.
+    /// A leader notes that its epoch begins at the log's end, before it appends. When the disk is full the epoch counts
+    /// all the same, and the next append writes it down first.
     pub fn assign_epoch_start(&mut self, epoch: LeaderEpoch, start: Offset) -> Result<(), StorageError> {
-        if self.epochs.assign(epoch, start) {
-            self.epochs.save(&self.place)?;
-            self.names_unsynced = true;
-        }
-        Ok(())
+        self.names_unsynced |= self.epochs.assign(epoch, start);
+        self.epochs.save(&self.place)
     }
 
     /// Producers with state, ordered by id.

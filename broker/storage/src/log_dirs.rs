@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use odradek_common::fs::{Fs, write_file_atomically};
+use odradek_common::fs::{DiskSpace, Fs, write_file_atomically};
 use odradek_common::meta_properties::{FILE_NAME as META_PROPERTIES, MetaProperties, MetaPropertiesError, format_all};
 use odradek_common::rng::Rng;
 use odradek_common::{BrokerId, Offset, TopicId, TopicPartition, Uuid, time::Timestamp};
@@ -19,7 +19,7 @@ use crate::checkpoints::{self, CLEANED_TO, HIGH_WATERMARKS, LOG_STARTS, RECOVERY
 use crate::config::{LogConfig, ProducerStateConfig};
 use crate::dir::LogDir;
 use crate::error::{LogError, StorageError};
-use crate::log::{Log, LogLocation};
+use crate::log::{Log, LogLocation, moving};
 use crate::recovery::Recovery;
 
 /// Where a node of Kafka keeps the log and the snapshots of its metadata.
@@ -28,7 +28,6 @@ pub const KAFKAS_METADATA_DIR: &str = "__cluster_metadata-0";
 pub const LOCK: &str = ".lock";
 pub(crate) const DELETE_SUFFIX: &str = "-delete";
 pub(crate) const STRAY_SUFFIX: &str = "-stray";
-pub(crate) const FUTURE_SUFFIX: &str = "-future";
 
 /// A log directory is not this broker's. Nothing was written.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +113,15 @@ pub struct LoadRequest {
     pub high_watermark: Offset,
 }
 
+/// A directory that an unfinished move has left.
+#[derive(Clone, Debug)]
+pub struct FoundFuture {
+    pub dir: Arc<LogDir>,
+    pub path: PathBuf,
+    /// As far as the name tells: a very long one is cut off in it.
+    pub partition: TopicPartition,
+}
+
 /// What opening all partitions came to.
 #[derive(Debug, Default)]
 pub struct LoadReport {
@@ -128,6 +136,8 @@ pub struct LogDirs {
     slots: Vec<Slot>,
     cluster_id: String,
     failures: Vec<DirFailure>,
+    /// Held while a directory is chosen and its new log counted.
+    placing: Mutex<()>,
 }
 
 impl fmt::Debug for LogDirs {
@@ -149,7 +159,9 @@ impl LogDirs {
             match MetaProperties::read(&*fs, dir) {
                 Ok(meta) => metas.push((dir.clone(), meta)),
                 Err(MetaPropertiesError::Io { source, .. }) => {
-                    failures.push(DirFailure { dir: dir.clone(), message: source.to_string() });
+                    let failure = DirFailure { dir: dir.clone(), message: source.to_string() };
+                    tracing::error!("{failure}");
+                    failures.push(failure);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -185,7 +197,7 @@ impl LogDirs {
         }
         match (slots.is_empty(), failures.first()) {
             (true, Some(first)) => Err(IdentityError::NoneUsable(first.clone())),
-            _ => Ok(Self { fs, slots, cluster_id, failures }),
+            _ => Ok(Self { fs, slots, cluster_id, failures, placing: Mutex::default() }),
         }
     }
 
@@ -210,6 +222,35 @@ impl LogDirs {
     /// Directories that could not be opened at the start.
     pub fn failures(&self) -> &[DirFailure] {
         &self.failures
+    }
+
+    /// Whether logs may be in a directory that cannot be looked into.
+    pub fn has_failed(&self) -> bool {
+        !self.failures.is_empty() || self.dirs().any(|dir| dir.failure().is_some())
+    }
+
+    /// The directory of this id, if it can be used.
+    pub fn online_dir(&self, id: Uuid) -> Option<&Arc<LogDir>> {
+        self.online().find(|dir| dir.id == id)
+    }
+
+    /// Takes a directory offline that is not what it was: removed, replaced by another, unmounted, or on a disk that
+    /// does not answer. A directory in which only nothing is written would go on as if nothing had happened.
+    pub fn check_presence(&self, dir: &LogDir) -> Result<(), StorageError> {
+        dir.check()?;
+        let path = || dir.path.join(META_PROPERTIES);
+        if dir.guard("looking at", path, self.fs.exists(&path()))? {
+            return Ok(());
+        }
+        let gone =
+            std::io::Error::new(std::io::ErrorKind::NotFound, "the directory was removed, replaced or unmounted");
+        Err(dir.fail("looking at", path(), &gone))
+    }
+
+    /// The room of a directory's file system.
+    pub fn space(&self, dir: &LogDir) -> Result<DiskSpace, StorageError> {
+        dir.check()?;
+        dir.guard("looking at", || dir.path.clone(), self.fs.space(&dir.path))
     }
 
     /// The broker epoch of the last run when it shut down cleanly in every directory, for the registration (KIP-966).
@@ -237,7 +278,57 @@ impl LogDirs {
                 Err(error) => drop(slot.dir.fail("listing", slot.dir.path.clone(), &error)),
             }
         }
-        requests
+        self.finish_moves(requests)
+    }
+
+    /// A crash between the two renames of a move leaves a partition in two directories: the one that was moved to says
+    /// so in a mark, and the other's copy goes.
+    fn finish_moves(&self, requests: Vec<LoadRequest>) -> Vec<LoadRequest> {
+        let mut kept: Vec<LoadRequest> = Vec::with_capacity(requests.len());
+        let mut places: BTreeMap<TopicPartition, usize> = BTreeMap::new();
+        let moved_from = |request: &LoadRequest| moving::read_mark(&*self.fs, &request.location.dir());
+        for request in requests {
+            let Some(other) = places.get(&request.location.partition).and_then(|index| kept.get_mut(*index)) else {
+                places.insert(request.location.partition.clone(), kept.len());
+                kept.push(request);
+                continue;
+            };
+            let is_newer = moved_from(&request) == Some(other.location.log_dir.id);
+            if !is_newer && moved_from(&*other) != Some(request.location.log_dir.id) {
+                let (first, second) = (other.location.dir(), request.location.dir());
+                tracing::error!(
+                    "{} and {} are the same partition, and neither says that it replaces the other; going on with the \
+                     first: move the one that is not to be used out of its log directory",
+                    first.display(),
+                    second.display()
+                );
+                continue;
+            }
+            let old = if is_newer { std::mem::replace(other, request) } else { request };
+            let (path, dir) = (old.location.dir(), &old.location.log_dir);
+            tracing::info!("removing {}, which was moved to another log directory", path.display());
+            let removed = self.fs.remove_dir_all(&path).and_then(|()| self.fs.sync_dir(&dir.path));
+            let _ = dir.guard("removing", || path.clone(), removed);
+            self.count(dir, -1);
+        }
+        for request in &kept {
+            moving::remove_mark(&*self.fs, &request.location);
+        }
+        kept
+    }
+
+    /// Copies that were on their way into another directory when the last process ended.
+    pub fn future_logs(&self) -> Vec<FoundFuture> {
+        let mut found = Vec::new();
+        for dir in self.online() {
+            let listed = dir.guard("listing", || dir.path.clone(), self.fs.read_dir(&dir.path));
+            for entry in listed.unwrap_or_default() {
+                if let Some(partition) = moving::parse_future(&entry.name).filter(|_| entry.is_dir) {
+                    found.push(FoundFuture { dir: dir.clone(), path: dir.path.join(&entry.name), partition });
+                }
+            }
+        }
+        found
     }
 
     fn partitions_of(&self, slot: &Slot) -> std::io::Result<Vec<LoadRequest>> {
@@ -258,7 +349,10 @@ impl LogDirs {
                 self.fs.remove_dir_all(&path)?;
                 continue;
             }
-            if entry.name.ends_with(STRAY_SUFFIX) || entry.name.ends_with(FUTURE_SUFFIX) {
+            if moving::parse_future(&entry.name).is_some() {
+                continue;
+            }
+            if entry.name.ends_with(STRAY_SUFFIX) {
                 tracing::warn!("leaving {} alone", path.display());
                 continue;
             }
@@ -331,14 +425,20 @@ impl LogDirs {
         report
     }
 
-    /// Where a new partition goes: the usable directory with the fewest logs.
-    pub fn place(&self) -> Option<Arc<LogDir>> {
-        let usable = self.slots.iter().filter(|slot| slot.dir.failure().is_none());
-        usable.min_by_key(|slot| slot.logs.load(Ordering::Relaxed)).map(|slot| slot.dir.clone())
+    /// Where a new partition goes: the usable directory with the fewest logs, one that is full last. It counts as there
+    /// from now on.
+    fn place(&self, wanted: Option<Uuid>) -> Option<Arc<LogDir>> {
+        let _one_at_a_time = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = || self.slots.iter().filter(|slot| slot.dir.failure().is_none());
+        let named = wanted.and_then(|id| usable().find(|slot| slot.dir.id == id));
+        let slot =
+            named.or_else(|| usable().min_by_key(|slot| (slot.dir.room(), slot.logs.load(Ordering::Relaxed))))?;
+        slot.logs.fetch_add(1, Ordering::Relaxed);
+        Some(slot.dir.clone())
     }
 
-    /// Makes a partition's log, in the directory of this id or, without one, where [`LogDirs::place`] says. `None`: no
-    /// directory is usable.
+    /// Makes a partition's log, in the directory of this id or, without one or when that cannot be used, in the usable
+    /// directory with the fewest logs. `None`: no directory is usable.
     pub fn create(
         &self,
         partition: TopicPartition,
@@ -348,7 +448,7 @@ impl LogDirs {
         producers: ProducerStateConfig,
         now: Timestamp,
     ) -> Option<Result<Log, LogError>> {
-        let log_dir = dir.and_then(|id| self.online().find(|dir| dir.id == id).cloned()).or_else(|| self.place())?;
+        let log_dir = self.place(dir)?;
         let location = LogLocation { fs: self.fs.clone(), log_dir: log_dir.clone(), partition };
         // One that is there already was not found by `partitions`, so nothing is known of it.
         let exists = log_dir.guard("opening", || location.dir(), self.fs.exists(&location.dir()));
@@ -356,10 +456,36 @@ impl LogDirs {
             let recovery = Recovery { clean: !exists, ..Recovery::NEW };
             Log::open(location, topic_id, config, producers, recovery, now)
         });
-        if log.is_ok() {
-            self.count(&log_dir, 1);
+        if log.is_err() {
+            self.count(&log_dir, -1);
         }
         Some(log)
+    }
+
+    /// Makes a copy's log in a directory, or opens the one that is there: a replica is moved to it. It counts as one of
+    /// the directory's until [`LogDirs::on_deleted`].
+    pub fn open_future(
+        &self,
+        location: LogLocation,
+        path: PathBuf,
+        topic_id: TopicId,
+        config: Arc<LogConfig>,
+        producers: ProducerStateConfig,
+        now: Timestamp,
+    ) -> Result<Log, LogError> {
+        let log_dir = location.log_dir.clone();
+        let exists = log_dir.guard("opening", || path.clone(), self.fs.exists(&path))?;
+        // Nothing is known of what the last process had synced.
+        let recovery = Recovery { clean: !exists, ..Recovery::NEW };
+        let log = Log::open_in(path, location, topic_id, config, producers, recovery, now)?;
+        self.count(&log_dir, 1);
+        Ok(log)
+    }
+
+    /// Removes a copy that is of no use any more.
+    pub fn remove_future(&self, found: &FoundFuture) {
+        tracing::info!("removing {}, which is not needed", found.path.display());
+        let _ = found.dir.guard("removing", || found.path.clone(), self.fs.remove_dir_all(&found.path));
     }
 
     /// A log of this directory was deleted.

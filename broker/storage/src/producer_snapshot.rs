@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use odradek_common::fs::{File, OpenMode, read_file};
+use odradek_common::fs::{File, OpenMode, is_full, read_file};
 
 use crate::dir::Place;
 use crate::producer_state::{BatchMetadata, ProducerEntry};
@@ -95,7 +95,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<i64, ProducerEntry>> {
 pub(crate) fn write(place: &Place, offset: i64, producers: &BTreeMap<i64, ProducerEntry>) -> io::Result<Arc<dyn File>> {
     let file = place.fs.open(&place.file(offset, SUFFIX), OpenMode::Create)?;
     let bytes = encode(producers);
-    file.write_all_at(&[IoSlice::new(&bytes)], 0)?;
+    if let Err(error) = file.write_all_at(&[IoSlice::new(&bytes)], 0) {
+        if is_full(&error) {
+            let _ = place.fs.remove_file(&place.file(offset, SUFFIX));
+        }
+        return Err(error);
+    }
     file.set_len(bytes.len() as u64)?;
     Ok(file)
 }

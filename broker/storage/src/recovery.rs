@@ -150,7 +150,7 @@ impl Loader {
         let log_end = loader.ensure_segment(log_end, recovery.log_start.0)?;
         loader.remove_stray_snapshots(log_end)?;
         loader.epochs.truncate_end(Offset(log_end));
-        loader.epochs.save(&loader.place)?;
+        loader.epochs.save_or_put_off(&loader.place)?;
         Ok((loader, Offset(log_end)))
     }
 

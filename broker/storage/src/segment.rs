@@ -16,6 +16,7 @@ use odradek_records::BatchHeader;
 
 use crate::dir::Place;
 use crate::error::{Corruption, LogError, StorageError};
+use crate::log_file::LogFile;
 use crate::offset_index::OffsetIndex;
 use crate::scan::{LOOKUP_BUFFER_BYTES, RECOVERY_BUFFER_BYTES, Scan, ScanError};
 use crate::time_index::TimeIndex;
@@ -94,7 +95,8 @@ impl Segment {
             place.guard("truncating", path, file.set_len(0))?;
         }
         *segment.max_timestamp.get_mut().unwrap_or_else(PoisonError::into_inner) = Some((-1, base));
-        segment.log = Mutex::new(Some(file));
+        let log_dir = place.log_dir.clone();
+        segment.log = Mutex::new(Some(Arc::new(LogFile { file, path: path(), log_dir })));
         segment.dirty = true;
         Ok(segment)
     }
@@ -124,8 +126,7 @@ impl Segment {
         }
         let path = self.path(place);
         let file = place.guard("opening", || path.clone(), place.fs.open(&path, OpenMode::ReadWrite))?;
-        *slot = Some(file.clone());
-        Ok(file)
+        Ok(slot.insert(Arc::new(LogFile { file, path, log_dir: place.log_dir.clone() })).clone())
     }
 
     fn release(&self) {
@@ -376,7 +377,11 @@ impl Segment {
             }
         };
         self.size = size;
-        self.close_indexes(place)?;
+        let closed = self.close_indexes(place);
+        if closed.is_err() || result.as_ref().is_err_and(LogError::is_full) {
+            self.index_is_damaged.store(true, Ordering::Relaxed);
+        }
+        closed?;
         result
     }
 
@@ -475,6 +480,14 @@ impl Segment {
         let result = self.file(place)?.read_exact_at(&mut bytes, position);
         place.guard("reading", || self.path(place), result)?;
         Ok(bytes.into())
+    }
+
+    /// What was handed out to be synced was not.
+    pub fn mark_unsynced(&mut self) {
+        self.dirty = true;
+        self.offset_index.file.mark_unsynced();
+        self.time_index.file.mark_unsynced();
+        self.txn_index.mark_unsynced();
     }
 
     /// The files that have to be synced so that the segment is durable, with what was in memory written to them.

@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use odradek_common::fs::{File, OpenMode, read_file};
+use odradek_common::fs::{File, OpenMode, is_full, read_file};
 use odradek_common::{Offset, ProducerId};
 
 use crate::dir::Place;
@@ -77,7 +77,12 @@ impl TxnIndex {
 
     pub fn append(&mut self, place: &Place, txn: &AbortedTxn) -> io::Result<()> {
         let file = place.fs.open(&self.path(place), OpenMode::Create)?;
-        file.write_all_at(&[IoSlice::new(&txn.encode())], self.bytes)?;
+        if let Err(error) = file.write_all_at(&[IoSlice::new(&txn.encode())], self.bytes) {
+            if is_full(&error) {
+                file.set_len(self.bytes)?;
+            }
+            return Err(error);
+        }
         self.bytes += ENTRY_BYTES as u64;
         self.dirty = true;
         Ok(())
@@ -109,6 +114,10 @@ impl TxnIndex {
             self.dirty = true;
         }
         Ok(())
+    }
+
+    pub fn mark_unsynced(&mut self) {
+        self.dirty |= self.bytes > 0;
     }
 
     pub fn take_unsynced(&mut self, place: &Place) -> io::Result<Option<Arc<dyn File>>> {

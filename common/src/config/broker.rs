@@ -79,6 +79,12 @@ settings! {
         /// How often logs are looked at for `flush.ms`.
         flush_check_interval_ms: i64 = "log.flush.scheduler.interval.ms",
         producer_id_expiration: Duration = "producer.id.expiration.ms",
+        /// With less free room than this and than the percentage no client's records are taken.
+        free_soft_bytes: u64 = "odradek.disk.free.soft.bytes",
+        free_soft_percent: u32 = "odradek.disk.free.soft.percent",
+        /// With less than this and than the percentage no records at all are written.
+        free_hard_bytes: u64 = "odradek.disk.free.hard.bytes",
+        free_hard_percent: u32 = "odradek.disk.free.hard.percent",
     }
 }
 
@@ -293,6 +299,13 @@ fn check_together(reader: &mut Reader<'_>, config: &BrokerConfig) {
             );
         }
         Some(_) => {}
+    }
+    let log = &config.log;
+    if log.free_hard_bytes > log.free_soft_bytes {
+        reader.refuse("odradek.disk.free.hard.bytes", "must not be more than odradek.disk.free.soft.bytes");
+    }
+    if log.free_hard_percent > log.free_soft_percent {
+        reader.refuse("odradek.disk.free.hard.percent", "must not be more than odradek.disk.free.soft.percent");
     }
     let groups = &config.groups;
     if groups.consumer_heartbeat_interval >= groups.consumer_session_timeout {
@@ -548,6 +561,7 @@ mod tests {
             ("log.cleaner.dedupe.buffer.size=1048576", "more than 1048576 bytes"),
             ("log.cleaner.threads=128", "for each of log.cleaner.threads"),
             ("replica.fetch.wait.max.ms=40000", "must not be longer than replica.lag.time.max.ms"),
+            ("odradek.disk.free.hard.bytes=2000000000", "must not be more than odradek.disk.free.soft.bytes"),
             ("broker.id=7", "write only node.id"),
             ("socket.request.max.bytes=0", "Value must be at least 1"),
             ("replica.lag.time.max.ms=-5", "Value must be at least 0"),

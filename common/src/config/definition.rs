@@ -334,6 +334,10 @@ const fn own(name: &'static str, kind: Type, default: &'static str, valid: &'sta
 /// The configs that Kafka does not have. `docs/COMPATIBILITY.md` says what each does.
 const OWN: &[Definition] = &[
     own("odradek.controlled.shutdown.timeout.ms", Type::Long, "30000", "[0,...]"),
+    own("odradek.disk.free.hard.bytes", Type::Long, "268435456", "[0,...]"),
+    own("odradek.disk.free.hard.percent", Type::Int, "1", "[0,...,100]"),
+    own("odradek.disk.free.soft.bytes", Type::Long, "1073741824", "[0,...]"),
+    own("odradek.disk.free.soft.percent", Type::Int, "5", "[0,...,100]"),
     own("odradek.fence.disconnected.ms", Type::Long, "500", "[0,...]"),
     own("odradek.fence.silent.min.ms", Type::Long, "3000", "[100,...]"),
     own("odradek.memory.request.bytes", Type::Long, "16777216", "[1048576,...]"),

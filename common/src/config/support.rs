@@ -32,7 +32,8 @@ const JVM: &str = "it belongs to the JVM's metrics";
 const PURGATORY: &str = "completed waits leave the purgatory at once";
 const RAFT: &str = "it belongs to Kafka's own Raft; here followers are sent the log and do not fetch it";
 const METADATA_LOG: &str = "the metadata log has no segments; it is cut when a snapshot is made";
-const MOVES: &str = "replicas are not moved between log directories yet";
+const MOVES: &str = "one task makes all moves between log directories, a piece of each in turn";
+const MOVES_QUOTA: &str = "the rate is kept by a bucket of one second";
 
 /// By name, or by prefix with a `*` at its end. The first row that fits counts.
 const BROKER: &[(&str, Support)] = &[
@@ -117,7 +118,7 @@ const BROKER: &[(&str, Support)] = &[
     // Replication.
     ("num.replica.fetchers", Honoured),
     ("num.replica.alter.log.dirs.threads", WithoutEffect(MOVES)),
-    ("alter.log.dirs.replication.*", WithoutEffect(MOVES)),
+    ("alter.log.dirs.replication.*", WithoutEffect(MOVES_QUOTA)),
     ("replica.selector.class", Refused("consumers fetch from leaders only, so far")),
     ("replica.socket.receive.buffer.bytes", WithoutEffect(BUFFERS)),
     ("replica.*", Honoured),

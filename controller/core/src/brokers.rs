@@ -78,7 +78,8 @@ impl Decider {
                 } else {
                     draft.leave_isrs(id, &self.settings);
                 }
-                draft.replace_lost_directory(&wanted, &self.settings);
+                let had: &[DirectoryId] = existing.as_ref().map_or(&[], |existing| &existing.log_dirs);
+                draft.replace_lost_directory(&wanted, had, &self.settings);
                 self.liveness.register(id, wanted.epoch, context.now.instant);
             }
         }
@@ -192,9 +193,13 @@ impl Draft {
     }
 
     /// A broker whose only directory is a new one (a disk was replaced): its partitions are in that one from now on.
-    /// They would otherwise count as offline for ever.
-    fn replace_lost_directory(&mut self, broker: &BrokerRegistration, settings: &Settings) {
+    /// They would otherwise count as offline for ever. One that it had before is what is left of several, and the others
+    /// may come back with what they hold.
+    fn replace_lost_directory(&mut self, broker: &BrokerRegistration, had: &[DirectoryId], settings: &Settings) {
         let [only] = broker.log_dirs.as_slice() else { return };
+        if had.contains(only) {
+            return;
+        }
         let elsewhere = self.image.partitions().filter(|(_, _, partition)| {
             partition.directory(broker.id).is_some_and(|id| id != *only && !directory::is_reserved(id))
         });

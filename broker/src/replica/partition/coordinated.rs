@@ -4,7 +4,7 @@ use odradek_broker_storage::AppendOrigin;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset};
 use tokio::sync::watch;
 
-use super::{After, Context, News, Partition, Role};
+use super::{After, Context, News, Partition, Role, Room, check_room};
 use crate::replica::types::PartitionError;
 
 impl Partition {
@@ -27,6 +27,9 @@ impl Partition {
         if let Err(error) = leader.check_append(-1) {
             let error = PartitionError::new(ErrorCode::NotEnoughReplicas, error.to_string());
             return (Err(error), After::default());
+        }
+        if let Err(full) = check_room(log, inner.checkpoint_owed, Room::None) {
+            return (Err(PartitionError::new(ErrorCode::KafkaStorageError, full.to_string())), After::default());
         }
         let appended =
             log.append_as_leader(records, leader.leader_epoch(), AppendOrigin::Coordinator, context.now.wall);

@@ -14,12 +14,14 @@ impl Partition {
         context: Context<'_>,
     ) -> Result<(FetchPosition, bool), FollowError> {
         let mut guard = self.lock();
+        let is_owed = guard.checkpoint_owed;
         let (log, _) = guard.follower_log(following)?;
         if !asked.is_current(log) {
             return Err(FollowError::Superseded);
         }
         let mut flush = false;
         if !records.is_empty() {
+            check_room(log, is_owed, Room::None)?;
             let appended = log.append_as_follower(records, context.now.wall);
             match appended {
                 Ok(info) => flush = info.is_some_and(|info| info.rolled || info.flush_due),
@@ -108,14 +110,20 @@ impl Partition {
                 recovery_point: log.recovery_point() < recovery_point,
                 cleaned_to: log.cleaned_to() < cleaned_to,
             };
-            if moved.recovery_point || moved.cleaned_to {
-                checkpoint(log.log_dir(), moved).map_err(FollowError::from)
-            } else {
-                Ok(())
+            if !moved.recovery_point && !moved.cleaned_to {
+                return Ok(false);
+            }
+            match checkpoint(log.log_dir(), moved) {
+                Err(error) if error.is_full() => Ok(true),
+                result => result.map(|()| false).map_err(FollowError::from),
             }
         });
         match result {
-            Ok(()) => Ok(position(log)),
+            Ok(is_owed) => {
+                let position = position(log);
+                guard.checkpoint_owed |= is_owed;
+                Ok(position)
+            }
             Err(error) => Err(guard.on_follow_error(error)),
         }
     }

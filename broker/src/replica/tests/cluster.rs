@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use bytes::Bytes;
 use odradek_broker_core::fetch_session::{
     AnswerFacts, FetchSessionCache, PartitionKey, RequestedPartition, SessionRequest, TopicKey,
 };
-use odradek_broker_storage::{LogDirs, LogDirsConfig, format_directory};
+use odradek_broker_storage::{LogDirs, LogDirsConfig};
 use odradek_common::config::BrokerConfig;
+use odradek_common::mem_fs::MemFs;
+use odradek_common::meta_properties::format_all;
 use odradek_common::time::Timestamp;
 use odradek_common::{
     BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionEpoch, PartitionIndex, ProducerEpoch, ProducerId,
@@ -125,7 +128,9 @@ impl ControllerClient for Client {
 }
 
 struct Node {
-    dir: tempfile::TempDir,
+    /// Removed at the end; `None`: the files are in memory.
+    _dir: Option<tempfile::TempDir>,
+    dirs: Vec<PathBuf>,
     port: u16,
     server: Option<TaskHandle>,
     connections: Arc<Mutex<Vec<TaskHandle>>>,
@@ -143,6 +148,15 @@ pub struct Cluster {
 impl Cluster {
     /// `config`: lines for every broker's properties.
     pub async fn start(brokers: i32, config: &str) -> Self {
+        Self::start_on(None, brokers, config).await
+    }
+
+    /// As [`Cluster::start`], each broker with two log directories, `/1/a` and `/1/b` for broker 1, in memory.
+    pub async fn start_in_memory(fs: &MemFs, brokers: i32, config: &str) -> Self {
+        Self::start_on(Some(fs), brokers, config).await
+    }
+
+    async fn start_on(fs: Option<&MemFs>, brokers: i32, config: &str) -> Self {
         let managers = Managers::default();
         let controller = Arc::new(Controller {
             tracker: Mutex::default(),
@@ -150,7 +164,10 @@ impl Cluster {
             is_reachable: std::sync::atomic::AtomicBool::new(true),
         });
         let mut cluster = Self {
-            world: World::real(),
+            world: match fs {
+                Some(fs) => World { fs: Arc::new(fs.clone()), ..World::real() },
+                None => World::real(),
+            },
             controller,
             managers,
             nodes: BTreeMap::new(),
@@ -158,10 +175,14 @@ impl Cluster {
             next_id: 1,
         };
         for id in 1..=brokers {
-            let dir = tempfile::tempdir().expect("a directory");
+            let dir = fs.is_none().then(|| tempfile::tempdir().expect("a directory"));
+            let dirs = match &dir {
+                Some(dir) => vec![dir.path().to_owned()],
+                None => ["a", "b"].map(|name| PathBuf::from(format!("/{id}/{name}"))).to_vec(),
+            };
             let mut rng = cluster.world.rng();
-            format_directory(&*cluster.world.fs, dir.path(), "cluster", BrokerId(id), &mut rng).expect("formatted");
-            let node = Node { dir, port: 0, server: None, connections: Arc::default() };
+            format_all(&*cluster.world.fs, &dirs, "cluster", id, false, &mut rng).expect("formatted");
+            let node = Node { _dir: dir, dirs, port: 0, server: None, connections: Arc::default() };
             cluster.nodes.insert(id, node);
             cluster.start_broker(id).await;
         }
@@ -179,7 +200,7 @@ impl Cluster {
         node.port = listener.local_addr().expect("bound").port();
         let text = format!(
             "node.id={id}\nlog.dirs={}\nlisteners=PLAINTEXT://127.0.0.1:{}\ncontroller.quorum.bootstrap.servers=127.0.0.1:1\n{}",
-            node.dir.path().display(),
+            node.dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(","),
             node.port,
             self.config
         );
@@ -298,6 +319,16 @@ impl Cluster {
             partition: partition.partition.0,
             leader: Some(leader),
             isr: Some(proto::Ids { ids: isr.to_vec() }),
+            ..proto::PartitionChangeRecord::default()
+        })]);
+    }
+
+    /// In which directory the partition's only replica is, as its broker told.
+    pub fn set_directory(&self, partition: TopicIdPartition, dir: odradek_common::Uuid) {
+        self.controller.apply(vec![Kind::PartitionChange(proto::PartitionChangeRecord {
+            topic_id: partition.topic_id.0.to_vec(),
+            partition: partition.partition.0,
+            directories: Some(proto::Directories { ids: vec![dir.0.to_vec()] }),
             ..proto::PartitionChangeRecord::default()
         })]);
     }

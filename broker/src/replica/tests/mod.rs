@@ -2,6 +2,8 @@
 
 mod cleaning;
 mod cluster;
+mod disks;
+mod moves;
 mod replication;
 mod sessions;
 mod single;

@@ -82,7 +82,7 @@ impl Log {
                 self.write(&[IoSlice::new(&stamped.header_bytes), IoSlice::new(rest)], &[header])?;
             }
         }
-        self.apply(&header, marker)?;
+        self.apply(&header, marker).or_else(|error| self.take_back(header.base_offset, error, now))?;
         let log_append_time =
             if self.config.timestamp_type == TimestampType::LogAppendTime { now } else { Timestamp::NONE };
         Ok(AppendInfo {
@@ -149,7 +149,7 @@ impl Log {
                 let (batch, following) = batches.split_at(header.size);
                 batches = following;
                 let marker = if header.attributes.is_control() { read_marker(header, batch)? } else { None };
-                self.apply(header, marker)?;
+                self.apply(header, marker).or_else(|error| self.take_back(header.base_offset, error, now))?;
             }
             (pending, rest) = (later, rest_later);
         }
@@ -265,13 +265,38 @@ impl Log {
         Ok(roll)
     }
 
-    /// Writes batches at the log's end and moves it.
+    /// On a full disk: drops what was appended from `base` on, since not all that belongs to it could be written. Always
+    /// fails.
+    fn take_back(&mut self, base: Offset, error: StorageError, now: Timestamp) -> Result<(), StorageError> {
+        if error.is_full()
+            && let Err(failed) = self.truncate_to(base, now)
+        {
+            return Err(self.fail_to_cut(&failed.to_string()));
+        }
+        Err(error)
+    }
+
+    /// A log whose end is not what it was cannot be written to.
+    fn fail_to_cut(&self, reason: &str) -> StorageError {
+        let path = self.active().path(&self.place);
+        self.place.log_dir.fail("cutting the torn end of", path, &std::io::Error::other(reason.to_owned()))
+    }
+
+    /// Writes batches at the log's end and moves it. On a full disk nothing of them stays.
     fn write(&mut self, buffers: &[IoSlice<'_>], headers: &[BatchHeader]) -> Result<(), StorageError> {
         let place = self.place.clone();
         let interval = self.config.index_interval_bytes;
+        let end = self.log_end.0;
         let active = self.active_mut();
         let mut position = active.size;
-        active.append(&place, buffers, headers, interval)?;
+        if let Err(error) = active.append(&place, buffers, headers, interval) {
+            if error.is_full()
+                && let Err(failed) = active.truncate(&place, end, position)
+            {
+                return Err(self.fail_to_cut(&failed.to_string()));
+            }
+            return Err(error);
+        }
         for header in headers {
             if self.recent.len() == RECENT_BATCHES {
                 self.recent.pop_front();

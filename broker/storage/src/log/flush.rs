@@ -12,9 +12,12 @@ use odradek_common::{Offset, time::Timestamp};
 
 use crate::checkpoints::PARTITION_METADATA;
 use crate::dir::Place;
-use crate::error::{LogError, StorageError};
+use crate::error::{LogError, SYNCING, StorageError};
 use crate::log::Log;
 use crate::producer_snapshot;
+use crate::segment::Segment;
+
+type Unsynced = (Vec<Arc<dyn File>>, Option<Arc<dyn File>>);
 
 /// Work that makes the log durable up to an offset.
 #[must_use = "nothing is synced before the job is run"]
@@ -45,21 +48,25 @@ impl FlushJob {
         place.log_dir.check()?;
         let path = || place.dir.clone();
         for file in &self.files {
-            place.guard("syncing", path, file.sync_data())?;
+            place.guard(SYNCING, path, file.sync_data())?;
         }
         let metadata = self.dir.then(|| place.dir.join(PARTITION_METADATA));
         for path in self.snapshot.into_iter().chain(metadata) {
             let synced = place.fs.open(&path, OpenMode::ReadWrite).and_then(|file| file.sync_data());
             // Retention may have removed a snapshot meanwhile.
             if synced.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
-                place.guard("syncing", || path, synced)?;
+                place.guard(SYNCING, || path, synced)?;
             }
         }
         if self.names {
-            place.guard("syncing", path, place.fs.sync_dir(&place.dir))?;
+            match place.fs.sync_dir(&place.dir) {
+                // Deleted meanwhile, and its name with it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && place.is_gone() => {}
+                result => place.guard(SYNCING, path, result)?,
+            }
         }
         if self.dir {
-            place.guard("syncing", || place.log_dir.path.clone(), place.fs.sync_dir(&place.log_dir.path))?;
+            place.guard(SYNCING, || place.log_dir.path.clone(), place.fs.sync_dir(&place.log_dir.path))?;
         }
         Ok(Flushed { until: self.until, truncations: self.truncations })
     }
@@ -79,11 +86,17 @@ impl Log {
         self.check_online()?;
         self.last_flush = now;
         let place = self.place.clone();
-        let mut files = Vec::new();
-        for segment in &mut self.segments {
-            segment.take_unsynced(&place, &mut files)?;
-        }
-        let epochs = self.epochs.take_unsynced(&place)?;
+        let (mut files, epochs) = match self.take_unsynced() {
+            Err(error) => {
+                // Nothing of it will be synced now, and all of it has to be one day.
+                let first = self.segment_index(self.recovery_point);
+                self.segments.iter_mut().skip(first).for_each(Segment::mark_unsynced);
+                self.epochs.mark_unsynced();
+                self.names_unsynced = true;
+                return Err(error.into());
+            }
+            Ok(taken) => taken,
+        };
         let names = std::mem::take(&mut self.names_unsynced) | epochs.is_some();
         files.extend(epochs);
         let dir = std::mem::take(&mut self.dir_unsynced);
@@ -94,6 +107,15 @@ impl Log {
             .then(|| place.file(self.producers.snapshot, producer_snapshot::SUFFIX));
         let (until, truncations) = (self.log_end, self.place.truncations());
         Ok(Some(FlushJob { place, files, snapshot, names, dir, until, truncations }))
+    }
+
+    /// The files of the segments that have to be synced, and that of the epochs.
+    fn take_unsynced(&mut self) -> Result<Unsynced, StorageError> {
+        let mut files = Vec::new();
+        for segment in &mut self.segments {
+            segment.take_unsynced(&self.place, &mut files)?;
+        }
+        Ok((files, self.epochs.take_unsynced(&self.place)?))
     }
 
     /// Moves the recovery point to what a job has synced, unless the log was truncated meanwhile.

@@ -37,10 +37,22 @@ impl Log {
         topic_id: TopicId,
         config: Arc<LogConfig>,
         producers: ProducerStateConfig,
+        recovery: Recovery,
+        now: Timestamp,
+    ) -> Result<Self, LogError> {
+        Self::open_in(location.dir(), location, topic_id, config, producers, recovery, now)
+    }
+
+    /// As [`Log::open`], for a log whose directory has another name.
+    pub(crate) fn open_in(
+        dir: PathBuf,
+        location: LogLocation,
+        topic_id: TopicId,
+        config: Arc<LogConfig>,
+        producers: ProducerStateConfig,
         mut recovery: Recovery,
         now: Timestamp,
     ) -> Result<Self, LogError> {
-        let dir = location.dir();
         let LogLocation { fs, log_dir, partition } = location;
         log_dir.check()?;
         let place = Arc::new(Place::new(fs, dir, log_dir));

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use odradek_common::fs::is_full;
 use odradek_common::{Offset, Uuid, time::Timestamp};
 
 use crate::dir::Place;
 use crate::error::{LogError, StorageError};
 use crate::log::Log;
+use crate::log::moving::{NAME_BYTES_MAX, hex};
 use crate::segment::LOG_SUFFIX;
 use crate::{offset_index, time_index, txn_index};
 
@@ -87,13 +89,17 @@ impl Log {
         Ok(count)
     }
 
-    fn delete_first(&mut self, count: usize, now: Timestamp) -> Result<DeferredDelete, LogError> {
+    fn delete_first(&mut self, mut count: usize, now: Timestamp) -> Result<DeferredDelete, LogError> {
+        // There is always a segment to write to, at the offset that comes next. On a full disk it is the last one still,
+        // which goes when those before it have made room.
+        if count > 0 && count == self.segments.len() {
+            match self.roll(None, now) {
+                Err(error) if error.is_full() => count -= 1,
+                result => result?,
+            }
+        }
         if count == 0 {
             return Ok(self.rename_deleted(&[])?);
-        }
-        // There is always a segment to write to, at the offset that comes next.
-        if count == self.segments.len() {
-            self.roll(None, now)?;
         }
         let start = self.segments.get(count).map_or(self.log_end, |segment| Offset(segment.base));
         self.move_log_start(self.log_start.max(start))?;
@@ -115,6 +121,8 @@ impl Log {
                 let to = place.file(*base, &format!("{suffix}.deleted"));
                 match place.fs.rename(&from, &to) {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    // A longer name may need room; a removal makes some.
+                    Err(error) if is_full(&error) => place.remove(&from)?,
                     result => {
                         place.guard("renaming", || from, result)?;
                         files.push(to);
@@ -145,7 +153,7 @@ impl Log {
             self.log_start = offset;
             self.high_watermark = self.high_watermark.max(offset);
             self.epochs.truncate_start(offset);
-            self.epochs.save(&self.place)?;
+            self.epochs.save_or_put_off(&self.place)?;
             self.producers.on_log_start(offset.0);
         }
         Ok(())
@@ -167,11 +175,8 @@ impl Log {
     /// Takes a deleted partition out of sight, as `<topic>-<partition>.<unique>-delete`; running what is returned removes
     /// it. The log is gone.
     pub fn delete(self, unique: Uuid) -> Result<DeferredDelete, LogError> {
-        /// What a file name may have on every file system of note.
-        const NAME_BYTES_MAX: usize = 255;
         self.check_online()?;
-        let hex: String = unique.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let suffix = format!("-{}.{hex}-delete", self.partition.partition);
+        let suffix = format!("-{}.{}-delete", self.partition.partition, hex(unique));
         let mut topic = self.partition.topic.as_str();
         while topic.len() + suffix.len() > NAME_BYTES_MAX {
             topic = topic.split_at(topic.len() - 1).0;

@@ -48,7 +48,7 @@ impl Log {
         self.cleaned_to = self.cleaned_to.map(|cleaned_to| cleaned_to.min(end));
         self.high_watermark = self.high_watermark.clamp(self.log_start, end);
         self.epochs.truncate_end(end);
-        self.epochs.save(&place)?;
+        self.epochs.save_or_put_off(&place)?;
         self.reload_producers(now)?;
         self.names_unsynced = true;
         Ok(true)
@@ -72,7 +72,7 @@ impl Log {
         self.recovery_point = self.recovery_point.min(offset);
         self.cleaned_to = self.cleaned_to.map(|cleaned_to| cleaned_to.min(offset));
         self.epochs.clear();
-        self.epochs.save(&place)?;
+        self.epochs.save_or_put_off(&place)?;
         self.producers.clear(offset.0);
         self.remove_snapshots(|_| true)?;
         self.names_unsynced = true;

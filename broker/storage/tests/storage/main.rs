@@ -3,9 +3,11 @@
 mod append;
 mod cleaning;
 mod crash;
+mod disks;
 mod life;
 mod log_dirs;
 mod lookup;
+mod moving;
 mod producers;
 mod recovery;
 mod support;

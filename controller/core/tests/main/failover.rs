@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use odradek_common::{BrokerEpoch, BrokerId};
+use odradek_common::{BrokerEpoch, BrokerId, PartitionIndex, TopicIdPartition};
 use odradek_controller_core::Event;
+use odradek_controller_core::brokers::RegisterBroker;
+use odradek_controller_core::directories::AssignDirectories;
 use odradek_controller_core::heartbeat::{Heartbeat, HeartbeatReply};
 use odradek_metadata::LeaderRecoveryState;
 
@@ -212,6 +214,35 @@ fn an_offline_directory_takes_its_partitions_along() {
     assert!(reply.is_fenced);
     // Without a directory it is not unfenced again.
     assert!(cluster.heartbeat(&four, message(&[bad, good])).expect("registered").is_fenced);
+}
+
+#[test]
+fn a_disk_that_fails_at_the_start_does_not_lose_what_it_holds_to_the_one_that_is_left() {
+    let (mut cluster, _) = three();
+    let [bad, good] = [[40; 16], [41; 16]].map(odradek_common::Uuid);
+    let both = RegisterBroker { log_dirs: vec![bad, good], ..cluster.registration(4) };
+    let epoch = cluster.register(&both).expect("registered");
+    let mut four = Broker { id: BrokerId(4), epoch, incarnation: both.incarnation, stream: 99 };
+    cluster.beat(&mut four).expect("caught up");
+    cluster.create_on("t", &[4]);
+    let topic_id = cluster.image.topic_id("t").expect("the topic");
+    let replicas = vec![(TopicIdPartition { topic_id, partition: PartitionIndex(0) }, bad)];
+    let request = AssignDirectories { broker_id: BrokerId(4), broker_epoch: epoch, replicas };
+    cluster.run(|decider, context| decider.assign_directories(context, &request)).expect("current epoch");
+    cluster.kill(&four);
+    let register = |cluster: &mut Cluster, log_dirs: Vec<odradek_common::Uuid>, previous_broker_epoch, stream| {
+        let request = RegisterBroker { log_dirs, previous_broker_epoch, ..cluster.registration(4) };
+        let epoch = cluster.register(&request).expect("registered");
+        let mut four = Broker { id: BrokerId(4), epoch, incarnation: request.incarnation, stream };
+        cluster.beat(&mut four).expect("caught up");
+        four
+    };
+    let four = register(&mut cluster, vec![good], epoch, 100);
+    assert_eq!(cluster.partition("t").directory(BrokerId(4)), Some(bad));
+    assert!(!cluster.partition("t").has_leader(), "nobody has its records");
+    cluster.kill(&four);
+    register(&mut cluster, vec![bad, good], four.epoch, 101);
+    assert_eq!(cluster.partition("t").leader, BrokerId(4), "the disk is back");
 }
 
 #[test]
