@@ -54,7 +54,7 @@ impl Solo {
         let state = State { decider, log: Vec::new(), rng: world.rng(), streams: 0 };
         let inner = Inner { world: world.clone(), state: Mutex::new(state), committed: watch::Sender::new(-1) };
         let service = Service(Arc::new(inner));
-        service.decide(|decider, context| decider.begin(context, cluster_id, &[])).expect("its own cluster");
+        service.decide(|decider, context| decider.begin(context, cluster_id, &[], None)).expect("its own cluster");
         let listener = world.net.bind("127.0.0.1", 0).await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let stop = Shutdown::new();

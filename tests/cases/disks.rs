@@ -210,7 +210,7 @@ fn a_full_disk_refuses_records_until_there_is_room() {
             let answer = client.connection(&address)?.produce("led", 0, &batch, -1)?;
             Ok((answer.error == KAFKA_STORAGE_ERROR).then_some(()))
         })?;
-        client.produce("followed", 0, &values("large", 20, 100_000))?;
+        client.produce("followed", 0, &values("large", 8, 100_000))?;
         client.wait_isr("followed", 0, &[2])?;
         ensure!(cluster.broker(1).is_running(), "the broker serves on");
         ensure!(directory(cluster, 1, &data)?["error"].is_null(), "a full directory is not offline");
@@ -238,7 +238,9 @@ fn replicas_move_between_directories_by_kafkas_tool() {
         let mut client = cluster.client();
         client.create_topic(&NewTopic::assigned("moved", &[&[1, 2]]))?;
         client.create_topic(&NewTopic::assigned("new", &[&[2]]))?;
-        client.produce("moved", 0, &values("before", 400, 5000))?;
+        for _ in 0..4 {
+            client.produce("moved", 0, &values("before", 100, 5000))?;
+        }
         client.produce("new", 0, &values("before", 10, 100))?;
         let is_in =
             |path: &Path, topic: &str| anyhow::Ok(partitions(&directory(cluster, 1, path)?, topic) == [(0, false)]);
@@ -276,7 +278,8 @@ fn replicas_move_between_directories_by_kafkas_tool() {
         })?;
         let said = with(&["--verify"])?;
         ensure!(said.contains("Reassignment of replica moved-0-1 completed successfully"), "{said}");
-        let expected = [values("before", 400, 5000), values("during", 10, 100)].concat();
+        let mut expected: Vec<_> = (0..4).flat_map(|_| values("before", 100, 5000)).collect();
+        expected.extend(values("during", 10, 100));
         ensure!(values_of(&client.read_all("moved", 0, 0)?) == expected, "all of it is there");
         client.wait_isr("moved", 0, &[1, 2])?;
         client.wait_isr("new", 0, &[1, 2])?;

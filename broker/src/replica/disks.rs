@@ -3,7 +3,7 @@
 //!
 //! A directory fails when an operation on it does ([`LogDir`]), or when a look shows that it is not there any more. Room
 //! is a matter of marks: below the soft one clients' records are refused, below the hard one all records. A write that
-//! finds no room counts as below the hard one until the next look. When there is room again, everything goes on by
+//! finds no room counts as below the hard one until the next look. Between two looks logs count what they write. When there is room again, everything goes on by
 //! itself.
 
 use std::collections::HashSet;
@@ -194,7 +194,9 @@ impl ReplicaManager {
 fn take_down(dir: &LogDir, marks: Marks, space: DiskSpace) {
     let before = dir.room();
     let room = marks.room(space.available, before);
-    if dir.set_room(room) == room {
+    // 0 is no mark.
+    let left_to = |mark: u64| if mark == 0 { u64::MAX } else { space.available.saturating_sub(mark) };
+    if dir.set_room(room, left_to(marks.soft), left_to(marks.hard)) == room {
         return;
     }
     let (path, free, Marks { soft, hard }) = (dir.path.display(), space.available, marks);

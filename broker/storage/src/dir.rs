@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use odradek_common::Uuid;
@@ -37,6 +37,10 @@ pub struct LogDir {
     pub id: Uuid,
     failure: OnceLock<StorageError>,
     room: AtomicU8,
+    /// Bytes that may be written before the soft mark is passed, and how far below it the hard one lies, as of the last
+    /// look at the disk. Logs count down what they write, for a fast writer passes both marks between two looks.
+    left: AtomicI64,
+    gap: AtomicI64,
     on_failure: OnceLock<Hook>,
 }
 
@@ -57,6 +61,8 @@ impl LogDir {
             id,
             failure: OnceLock::new(),
             room: AtomicU8::new(Room::Enough as u8),
+            left: AtomicI64::new(i64::MAX),
+            gap: AtomicI64::new(0),
             on_failure: OnceLock::new(),
         })
     }
@@ -75,11 +81,33 @@ impl LogDir {
         }
     }
 
-    /// Takes down what the disk was found to have. Answers what was known before.
-    pub fn set_room(&self, room: Room) -> Room {
+    /// Takes down what the disk was found to have, and how many bytes may be written before it is below the soft mark and
+    /// before it is below the hard one. Answers what was known before.
+    pub fn set_room(&self, room: Room, left_to_soft: u64, left_to_hard: u64) -> Room {
+        let clamped = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.left.store(clamped(left_to_soft), Ordering::Relaxed);
+        self.gap.store(clamped(left_to_hard.saturating_sub(left_to_soft)), Ordering::Relaxed);
+        self.lower_or_raise(room)
+    }
+
+    fn lower_or_raise(&self, room: Room) -> Room {
         let before = self.room();
         self.room.store(room as u8, Ordering::Relaxed);
         before
+    }
+
+    /// A log has written so many bytes.
+    pub(crate) fn count_written(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let left = self.left.fetch_sub(bytes, Ordering::Relaxed).saturating_sub(bytes);
+        if left >= 0 {
+            return;
+        }
+        let room = if left.saturating_add(self.gap.load(Ordering::Relaxed)) < 0 { Room::None } else { Room::Little };
+        if self.room() < room {
+            self.lower_or_raise(room);
+            tracing::warn!("the log directory {} is filling up: its room is {room:?} now", self.path.display());
+        }
     }
 
     /// What took the directory offline, if anything has.
@@ -120,7 +148,7 @@ impl LogDir {
                 return self.fail(operation, path(), &error);
             }
             let full = self.error(operation, path(), &error);
-            if self.set_room(Room::None) != Room::None {
+            if self.lower_or_raise(Room::None) != Room::None {
                 tracing::warn!("{full}");
             }
             full

@@ -297,6 +297,7 @@ impl Log {
             }
             return Err(error);
         }
+        place.log_dir.count_written(buffers.iter().map(|buffer| buffer.len()).sum());
         for header in headers {
             if self.recent.len() == RECENT_BATCHES {
                 self.recent.pop_front();

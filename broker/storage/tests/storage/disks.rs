@@ -16,6 +16,8 @@ use odradek_common::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 
 use crate::support::{Home, NOW, TOPIC_ID, append, batch, idempotent, offsets, read_all};
 
+type IsKind = fn(Operation) -> bool;
+
 const DIRS: [&str; 2] = ["/a", "/b"];
 
 fn small() -> LogConfig {
@@ -78,7 +80,7 @@ fn use_all(dirs: &LogDirs, log: &mut Log) -> Result<(), Failed> {
 
 #[test]
 fn each_kind_of_operation_that_fails_costs_the_directory_and_no_other() {
-    let is_kind: [(&str, fn(Operation) -> bool); 11] = [
+    let kinds: [(&str, IsKind); 11] = [
         ("open", |operation| operation == Operation::Open),
         ("create", |operation| operation == Operation::Create),
         ("read", |operation| operation == Operation::Read),
@@ -91,7 +93,7 @@ fn each_kind_of_operation_that_fails_costs_the_directory_and_no_other() {
         ("list", |operation| operation == Operation::List),
         ("look", |operation| operation == Operation::Look),
     ];
-    for (name, is_kind) in is_kind {
+    for (name, is_kind) in kinds {
         for kind in [ErrorKind::Other, ErrorKind::ReadOnlyFilesystem, ErrorKind::NotADirectory] {
             let fs = formatted();
             let dirs = open_dirs(&fs);
@@ -250,6 +252,28 @@ fn a_full_disk_refuses_records_at_any_byte_and_goes_on_when_there_is_room() {
             check_after_every_end(&fs, &home, log, &(0..n + 2).collect::<Vec<_>>(), &why);
         }
     }
+}
+
+#[test]
+fn a_fast_writer_passes_the_marks_where_they_are() {
+    let fs = MemFs::new();
+    let home = Home::memory(&fs);
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    let dir = log.log_dir().clone();
+    let records = batch(1, 100, NOW);
+    let bytes = records.len() as u64;
+    assert_eq!(dir.set_room(Room::Enough, 3 * bytes, 5 * bytes), Room::Enough);
+    let rooms: Vec<Room> = (0..6)
+        .map(|_| {
+            append(&mut log, &records).expect("the file system has room");
+            dir.room()
+        })
+        .collect();
+    use Room::{Enough, Little, None};
+    assert_eq!(rooms, [Enough, Enough, Enough, Little, Little, None]);
+    assert_eq!(dir.set_room(Room::Enough, u64::MAX, u64::MAX), Room::None);
+    append(&mut log, &records).expect("room");
+    assert_eq!(dir.room(), Room::Enough, "no mark");
 }
 
 #[test]

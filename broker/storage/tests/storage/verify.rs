@@ -92,7 +92,12 @@ impl Dir {
 
     /// What the start itself does, to hold the prediction against.
     fn opened(&self, recovery_point: i64) -> odradek_broker_storage::Log {
-        let recovery = Recovery { recovery_point: Offset(recovery_point), log_start: Offset::ZERO, clean: self.clean };
+        let recovery = Recovery {
+            recovery_point: Offset(recovery_point),
+            log_start: Offset::ZERO,
+            clean: self.clean,
+            cleaned_to: None,
+        };
         self.home.open(&config(), recovery)
     }
 }
