@@ -159,7 +159,8 @@ fn as_kafka_tells_it(tools: &Tools, filed: &Path, data: &Path) -> anyhow::Result
     for (their, our) in theirs.iter().zip(&ours) {
         for (name, own) in names {
             let their_value = field(their, name).with_context(|| format!("{name} in {their}"))?;
-            ensure!(our[own].to_string() == their_value, "{name} {their_value}: {our:#}");
+            let our_value = our[own].to_string();
+            ensure!(our_value == their_value, "{name} {their_value}: {our:#}");
         }
     }
     let index = filed.join("00000000000000000000.index");
