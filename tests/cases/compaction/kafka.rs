@@ -8,12 +8,15 @@ use odradek_records::{Codec, RecordBatchBuilder};
 use odradek_tests::client::{Client, NewTopic};
 use odradek_tests::kafka::{Node, Tools};
 use odradek_tests::wire::{error, now_ms};
-use odradek_tests::{Spec, wait_for};
+use odradek_tests::{Cluster, Spec, wait_for};
 
 use super::{
     HOUR_MS, LIMIT, Line, SEGMENT_MS, STEP_MS, alter_topic, batch, cleaned_to, consumed, describe, log_start, stored,
     wait_cleaned,
 };
+
+/// As many of Apache Kafka's last words are shown when something went wrong.
+const KAFKA_LOG_LINES: usize = 60;
 
 /// Apache Kafka asks for more than 1 MiB a thread.
 const PROPERTIES: &[(&str, &str)] = &[("log.cleaner.backoff.ms", "100"), ("log.cleaner.dedupe.buffer.size", "2000000")];
@@ -156,7 +159,9 @@ impl Side {
 
     fn create(&mut self, script: &Script) -> anyhow::Result<()> {
         let mut topic = NewTopic::new(script.topic, 1, 1);
-        let common = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0"), ("file.delete.delay.ms", "0")];
+        // Not `file.delete.delay.ms=0`: Apache Kafka loses its log directory when it flushes a segment that is replaced
+        // and closed at that moment.
+        let common = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0")];
         for (name, value) in common {
             if script.configs.iter().all(|(other, _)| *other != name) {
                 topic = topic.config(name, value);
@@ -217,55 +222,63 @@ fn what_stays_is_what_apache_kafka_keeps() {
     let spec = PROPERTIES.iter().fold(Spec::new(1, 1), |spec, (name, value)| spec.set(name, value));
     spec.run(|cluster| {
         let kafka = Node::start(&tools, PROPERTIES)?;
-        let mut sides = [
-            Side::open("Apache Kafka", &kafka.bootstrap, kafka.data())?,
-            Side::open("Odradek", cluster.bootstrap(), cluster.broker(1).data())?,
-        ];
-        let (scripts, now_ms) = (scripts(), now_ms());
-        for side in &mut sides {
-            scripts.iter().try_for_each(|script| side.create(script))?;
-        }
-        for at in 0..2 {
-            for side in &mut sides {
-                scripts.iter().try_for_each(|script| side.send(script, at, now_ms))?;
-            }
-            for side in &mut sides {
-                scripts.iter().try_for_each(|script| side.wait(script, at))?;
-            }
-        }
-        let mut differences = String::new();
-        for script in &scripts {
-            let [kafka, ours] = &mut sides;
-            // Retention may come a moment after the cleaning.
-            let same = wait_for(script.topic, LIMIT, || {
-                let (theirs, mine) = (found(kafka, script.topic)?, found(ours, script.topic)?);
-                ensure!(
-                    theirs == mine,
-                    "Apache Kafka starts at {} and keeps {:?}, Odradek starts at {} and keeps {:?}",
-                    theirs.0,
-                    describe(&theirs.1),
-                    mine.0,
-                    describe(&mine.1)
-                );
-                Ok(Some(theirs.1.len()))
-            });
-            match same {
-                Ok(kept) => {
-                    let steps = script.parts.iter().flat_map(|(steps, _)| steps);
-                    let sent: usize = steps.map(|step| step.records.len()).sum();
-                    ensure!(kept > 0 && kept < sent, "{}: {kept} of {sent} records are left", script.topic);
-                }
-                Err(error) => differences.push_str(&format!("{error:#}\n")),
-            }
-        }
-        ensure!(differences.is_empty(), "{differences}");
-        for side in &mut sides {
-            ensure!(side.has_sequence("sequences", 10)?, "{}: the producer's last batch stays", side.name);
-            ensure!(!side.has_sequence("sequences", 0)?, "{}: its first batch is gone", side.name);
-            keyless(side)?;
-        }
-        Ok(())
+        compare(&kafka, cluster).with_context(|| {
+            let told = std::fs::read_to_string(kafka.log()).unwrap_or_default();
+            let lines: Vec<&str> = told.lines().collect();
+            format!("Apache Kafka said:\n{}", lines[lines.len().saturating_sub(KAFKA_LOG_LINES)..].join("\n"))
+        })
     });
+}
+
+fn compare(kafka: &Node, cluster: &Cluster) -> anyhow::Result<()> {
+    let mut sides = [
+        Side::open("Apache Kafka", &kafka.bootstrap, kafka.data())?,
+        Side::open("Odradek", cluster.bootstrap(), cluster.broker(1).data())?,
+    ];
+    let (scripts, now_ms) = (scripts(), now_ms());
+    for side in &mut sides {
+        scripts.iter().try_for_each(|script| side.create(script))?;
+    }
+    for at in 0..2 {
+        for side in &mut sides {
+            scripts.iter().try_for_each(|script| side.send(script, at, now_ms))?;
+        }
+        for side in &mut sides {
+            scripts.iter().try_for_each(|script| side.wait(script, at))?;
+        }
+    }
+    let mut differences = String::new();
+    for script in &scripts {
+        let [kafka, ours] = &mut sides;
+        // Retention may come a moment after the cleaning.
+        let same = wait_for(script.topic, LIMIT, || {
+            let (theirs, mine) = (found(kafka, script.topic)?, found(ours, script.topic)?);
+            ensure!(
+                theirs == mine,
+                "Apache Kafka starts at {} and keeps {:?}, Odradek starts at {} and keeps {:?}",
+                theirs.0,
+                describe(&theirs.1),
+                mine.0,
+                describe(&mine.1)
+            );
+            Ok(Some(theirs.1.len()))
+        });
+        match same {
+            Ok(kept) => {
+                let steps = script.parts.iter().flat_map(|(steps, _)| steps);
+                let sent: usize = steps.map(|step| step.records.len()).sum();
+                ensure!(kept > 0 && kept < sent, "{}: {kept} of {sent} records are left", script.topic);
+            }
+            Err(error) => differences.push_str(&format!("{error:#}\n")),
+        }
+    }
+    ensure!(differences.is_empty(), "{differences}");
+    for side in &mut sides {
+        ensure!(side.has_sequence("sequences", 10)?, "{}: the producer's last batch stays", side.name);
+        ensure!(!side.has_sequence("sequences", 0)?, "{}: its first batch is gone", side.name);
+        keyless(side)?;
+    }
+    Ok(())
 }
 
 /// Records without keys from before a topic was compacted are dropped.
