@@ -76,10 +76,12 @@ impl Step {
     }
 }
 
-/// The language of each fenced block with its lines, which are numbered from 1.
-fn blocks(text: &str) -> anyhow::Result<Vec<(String, Vec<(usize, &str)>)>> {
+/// The language of a fenced block with its lines, which are numbered from 1.
+type Block<'a> = (String, Vec<(usize, &'a str)>);
+
+fn blocks(text: &str) -> anyhow::Result<Vec<Block<'_>>> {
     let mut blocks = Vec::new();
-    let mut open: Option<(String, Vec<(usize, &str)>)> = None;
+    let mut open: Option<Block<'_>> = None;
     for (number, line) in (1..).zip(text.lines()) {
         ensure!(!line.starts_with(' ') || !line.trim().starts_with("```"), "line {number}: an indented fence");
         match (line.strip_prefix("```"), open.take()) {

@@ -35,6 +35,7 @@ use super::types::{
 use super::waiting::{FETCHES_WAITING_MAX, FetchRow, FetchWait, LazyJoin, PRODUCES_WAITING_MAX, ProduceWaiter, Wake};
 use super::watchers::{News, Watchers};
 
+mod checkpoints;
 mod cleaning;
 mod coordinated;
 mod following;
@@ -267,23 +268,6 @@ impl Partition {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn save(&self, log: &Log) {
-        let saved = (log.log_dir().clone(), log.checkpoint());
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
-    }
-
-    /// What the checkpoints of its directory are to say; brought up to date by [`Partition::refresh_checkpoint`].
-    pub fn saved_checkpoint(&self) -> Option<(Arc<LogDir>, PartitionCheckpoint)> {
-        self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn refresh_checkpoint(&self) {
-        let inner = self.lock();
-        if let Some(log) = &inner.log {
-            self.save(log);
-        }
-    }
-
     // ---- life ----
 
     /// The log is open: it takes up the role that metadata gave it meanwhile. A partition that is gone meanwhile hands
@@ -317,16 +301,6 @@ impl Partition {
             inner.role = Role::Opening;
         }
         again
-    }
-
-    /// Whether the recovery points of this directory have to be written before anything is appended here.
-    pub fn owes_checkpoint(&self, dir: &LogDir) -> bool {
-        let inner = self.lock();
-        inner.checkpoint_owed && inner.log.as_ref().is_some_and(|log| log.log_dir().id == dir.id)
-    }
-
-    pub fn checkpoint_is_paid(&self) {
-        self.lock().checkpoint_owed = false;
     }
 
     pub fn is_offline(&self) -> bool {

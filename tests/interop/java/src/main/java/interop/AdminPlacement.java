@@ -33,6 +33,7 @@ import org.apache.kafka.common.errors.BrokerIdNotRegisteredException;
 import org.apache.kafka.common.errors.ElectionNotNeededException;
 import org.apache.kafka.common.errors.EligibleLeadersNotAvailableException;
 import org.apache.kafka.common.errors.InvalidReplicaAssignmentException;
+import org.apache.kafka.common.errors.LogDirNotFoundException;
 import org.apache.kafka.common.errors.NoReassignmentInProgressException;
 import org.apache.kafka.common.errors.NotEnoughReplicasException;
 import org.apache.kafka.common.errors.OffsetOutOfRangeException;
@@ -113,6 +114,8 @@ final class AdminPlacement {
         var replicas = admin.describeReplicaLogDirs(List.of(second, third)).all().get();
         is("where it is", replicas.get(second).getCurrentReplicaLogDir(), all.get(2).keySet().iterator().next());
         check(replicas.get(third).getCurrentReplicaLogDir() == null, "where it is not");
+        fails(LogDirNotFoundException.class, "no such directory", admin.alterReplicaLogDirs(Map.of(second, "/elsewhere")).all());
+        admin.alterReplicaLogDirs(Map.of(second, replicas.get(second).getCurrentReplicaLogDir())).all().get();
     }
 
     private static void deletions(Admin admin) throws Exception {

@@ -14,7 +14,6 @@ import org.apache.kafka.clients.admin.ScramMechanism;
 import org.apache.kafka.clients.admin.UserScramCredentialUpsertion;
 import org.apache.kafka.common.KafkaFuture;
 import org.apache.kafka.common.TopicPartition;
-import org.apache.kafka.common.TopicPartitionReplica;
 import org.apache.kafka.common.Uuid;
 import org.apache.kafka.common.acl.AccessControlEntry;
 import org.apache.kafka.common.acl.AclBinding;
@@ -67,7 +66,6 @@ final class NotServed {
         asked.put("renewDelegationToken", admin.renewDelegationToken(new byte[] {1}).expiryTimestamp());
         asked.put("expireDelegationToken", admin.expireDelegationToken(new byte[] {1}).expiryTimestamp());
         asked.put("describeDelegationToken", admin.describeDelegationToken().delegationTokens());
-        asked.put("alterReplicaLogDirs", admin.alterReplicaLogDirs(Map.of(new TopicPartitionReplica("t", 0, 1), "/elsewhere")).all());
         asked.put("listTransactions", admin.listTransactions().all());
         asked.put("abortTransaction", admin.abortTransaction(new AbortTransactionSpec(new TopicPartition("t", 0), 1, (short) 0, 0)).all());
         asked.put("addRaftVoter", admin.addRaftVoter(9, Uuid.randomUuid(), Set.of()).all());
