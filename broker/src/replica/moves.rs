@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::ReplicaManager;
 use super::partition::{CopyError, Partition, Swap};
+use super::publish::remove_later;
 use super::types::PartitionError;
 
 /// Between two looks at moves of which none can go on.
@@ -259,8 +260,7 @@ impl ReplicaManager {
                     Turn::Swapped(to, deferred) => {
                         self.moves.end(&partition);
                         self.tell_directory(partition.id, to.id);
-                        let manager = self.clone();
-                        self.world.spawn("moved log deletion", async move { manager.remove_later(deferred).await });
+                        self.world.spawn("moved log deletion", remove_later(self.world.clone(), deferred));
                     }
                     Turn::Ended => self.moves.end(&partition),
                 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use odradek_broker_storage::{DeferredDelete, Log, LogDir, LogDirs, LogError, ProducerStateConfig};
 use odradek_common::{TopicIdPartition, TopicPartition, Uuid};
 use odradek_metadata::{Delta, Image, ResourceType, directory};
+use odradek_node::World;
 
 use super::ReplicaManager;
 use super::partition::Partition;
@@ -230,24 +231,9 @@ impl ReplicaManager {
         self.world.spawn("log deletion", async move {
             let world = manager.world.clone();
             let named: Vec<_> = logs.into_iter().map(|log| (log, world.random_uuid())).collect();
-            let renaming = manager.clone();
-            let deferred = world.on_disk(move || renaming.rename_deleted(named)).await;
-            manager.remove_later(deferred).await;
+            let deferred = world.on_disk(move || manager.rename_deleted(named)).await;
+            remove_later(world, deferred).await;
         });
-    }
-
-    /// Removes what is out of sight after its delay.
-    pub(super) async fn remove_later(&self, deferred: Vec<DeferredDelete>) {
-        let delay = deferred.iter().map(|deferred| deferred.delay_ms).max().unwrap_or(0);
-        self.world.sleep(Duration::from_millis(u64::try_from(delay).unwrap_or(0))).await;
-        let remove = move || {
-            for deferred in deferred {
-                if let Err(error) = deferred.run() {
-                    tracing::error!(%error, "a deleted log's files stay behind");
-                }
-            }
-        };
-        self.world.on_disk(remove).await;
     }
 
     fn rename_deleted(&self, logs: Vec<(Log, Uuid)>) -> Vec<DeferredDelete> {
@@ -370,4 +356,18 @@ enum OpenError {
     Offline,
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+/// Removes what is out of sight after its delay, for which it does not hold the manager, and with it the directories.
+pub(super) async fn remove_later(world: World, deferred: Vec<DeferredDelete>) {
+    let delay = deferred.iter().map(|deferred| deferred.delay_ms).max().unwrap_or(0);
+    world.sleep(Duration::from_millis(u64::try_from(delay).unwrap_or(0))).await;
+    let remove = move || {
+        for deferred in deferred {
+            if let Err(error) = deferred.run() {
+                tracing::error!(%error, "a deleted log's files stay behind");
+            }
+        }
+    };
+    world.on_disk(remove).await;
 }
