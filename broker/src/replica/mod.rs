@@ -4,8 +4,8 @@
 //! - `partition` is one log with its role behind one lock; `waiting` is who waits on it.
 //! - `session` is what an incremental fetch session reads: what it names and what has news.
 //! - `fetcher` follows leaders over the Kafka protocol; `isr` and `directories` tell the controller.
-//! - `cleaner` compacts logs; `deletion` is DeleteRecords; `publish` takes metadata in; `tasks` is what happens by the clock; `throttle` bounds
-//!   how fast replicas that are moved are fetched.
+//! - `cleaner` compacts logs; `deletion` is DeleteRecords; `publish` takes metadata in; `tasks` is what happens by the clock;
+//!   `throttle` bounds how fast replicas that are moved are fetched.
 //! - `disks` copes with log directories that fail or fill up; `moves` moves a log from one of them to another.
 //!
 //! Every decision is made in `odradek-broker-core`; here are the locks, tasks, sockets and files around it.

@@ -365,7 +365,7 @@ pub(super) async fn remove_later(world: World, deferred: Vec<DeferredDelete>) {
     let remove = move || {
         for deferred in deferred {
             if let Err(error) = deferred.run() {
-                tracing::error!(%error, "a deleted log's files stay behind");
+                tracing::error!(%error, "the files of a deleted log or segment stay behind");
             }
         }
     };

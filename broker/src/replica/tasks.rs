@@ -15,6 +15,7 @@ use super::ReplicaManager;
 use super::directories;
 use super::isr::{self, ControllerClient};
 use super::partition::Partition;
+use super::publish::remove_later;
 
 /// Files of closed segments that nobody has read for so long are closed, and forgotten producers dropped.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
@@ -275,14 +276,7 @@ impl ReplicaManager {
 
     /// Removes the files of segments after `file.delete.delay.ms`.
     pub(super) fn delete_later(&self, deferred: DeferredDelete) {
-        let world = self.world.clone();
-        self.world.spawn("segment deletion", async move {
-            world.sleep(Duration::from_millis(u64::try_from(deferred.delay_ms).unwrap_or(0))).await;
-            let removed = world.on_disk(move || deferred.run()).await;
-            if let Err(error) = removed {
-                tracing::error!(%error, "the files of a deleted segment stay behind");
-            }
-        });
+        self.world.spawn("segment deletion", remove_later(self.world.clone(), vec![deferred]));
     }
 
     async fn tidy(self: Arc<Self>) {

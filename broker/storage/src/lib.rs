@@ -44,8 +44,8 @@ pub use dir::{LogDir, Room};
 pub use error::{AppendError, Corruption, LogError, ReadError, RecordFault, StorageError};
 pub use leader_epochs::{EpochEndOffset, EpochEntry};
 pub use log::{
-    AppendInfo, AppendOrigin, DeferredDelete, FlushJob, Flushed, Log, LogLocation, ReadSlice, TimestampLookup,
-    TimestampOffset, future_dir_name,
+    AppendInfo, AppendOrigin, DeferredDelete, FUTURE_SUFFIX, FlushJob, Flushed, Log, LogLocation, ReadSlice,
+    TimestampLookup, TimestampOffset, future_dir_name,
 };
 pub use log_dirs::{
     DirFailure, FoundFuture, IdentityError, KAFKAS_METADATA_DIR, LOCK, LoadReport, LoadRequest, LogDirs, LogDirsConfig,

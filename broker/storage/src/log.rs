@@ -36,7 +36,7 @@ use crate::segment::{Located, Segment};
 pub use append::{AppendInfo, AppendOrigin};
 pub use flush::{FlushJob, Flushed};
 pub use lookup::{ReadSlice, TimestampLookup, TimestampOffset};
-pub use moving::future_dir_name;
+pub use moving::{FUTURE_SUFFIX, future_dir_name};
 pub use open::LogLocation;
 pub use retention::DeferredDelete;
 

@@ -22,7 +22,7 @@ use odradek_common::meta_properties::{FILE_NAME as META_PROPERTIES, MetaProperti
 use odradek_common::{Offset, TopicPartition};
 
 use crate::checkpoints::{self, CLEAN_SHUTDOWN, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS};
-use crate::log::moving::SUFFIX as FUTURE_SUFFIX;
+use crate::log::FUTURE_SUFFIX;
 use crate::log_dirs::{DELETE_SUFFIX, LOCK, STRAY_SUFFIX, is_kafkas_metadata, parse_partition};
 
 /// Problems of one kind in one file that are told one by one. A wrong index has as many as it has entries.

@@ -24,6 +24,13 @@ fn other(dir: &str) -> String {
     dir.strip_suffix("/a").map_or_else(|| dir.replace("/b", "/a"), |root| format!("{root}/b"))
 }
 
+/// As many batches of one record.
+async fn fill(cluster: &Cluster, partition: TopicIdPartition, count: usize) {
+    for _ in 0..count {
+        assert_eq!(cluster.produced(1, partition, batch(&["some value"]), -1).await.error, ErrorCode::None);
+    }
+}
+
 async fn alter(cluster: &Cluster, broker: i32, topic: &str, index: i32, to: &str) -> ErrorCode {
     let manager = cluster.manager(broker);
     let wish = (TopicPartition::new(topic, index), PathBuf::from(to));
@@ -72,9 +79,7 @@ async fn a_moved_log_is_found_again_and_an_unfinished_move_goes_on() {
     let fs = MemFs::new();
     let (mut cluster, topic) = one(&fs, 1).await;
     let partition = tp(topic, 0);
-    for _ in 0..100 {
-        assert_eq!(cluster.produced(1, partition, batch(&["some value"]), -1).await.error, ErrorCode::None);
-    }
+    fill(&cluster, partition, 100).await;
     let to = other(&dir(&cluster, 1, partition));
     // So slow that it cannot be done before the end.
     cluster.set_broker_config(1, "replica.alter.log.dirs.io.max.bytes.per.second", "1");
@@ -106,9 +111,7 @@ async fn a_move_is_given_up_for_another_wish_a_deletion_or_a_failure() {
     let fs = MemFs::new();
     let (mut cluster, topic) = one(&fs, 1).await;
     let partition = tp(topic, 0);
-    for _ in 0..50 {
-        assert_eq!(cluster.produced(1, partition, batch(&["some value"]), -1).await.error, ErrorCode::None);
-    }
+    fill(&cluster, partition, 50).await;
     cluster.set_broker_config(1, "replica.alter.log.dirs.io.max.bytes.per.second", "1");
     let from = dir(&cluster, 1, partition);
     let to = other(&from);

@@ -24,7 +24,7 @@ use crate::error::{LogError, StorageError};
 use crate::log::{DeferredDelete, Log, LogLocation};
 use crate::log_dirs::parse_partition;
 
-pub(crate) const SUFFIX: &str = "-future";
+pub const FUTURE_SUFFIX: &str = "-future";
 /// In a partition's directory while it takes the place of another: the `directory.id` of that one's log directory.
 const MARK: &str = "moved-from";
 const MARK_BYTES_MAX: u64 = 1024;
@@ -34,7 +34,7 @@ pub(super) const NAME_BYTES_MAX: usize = 255;
 
 /// The name of a future replica's directory; `None`: the topic's name leaves no room for it.
 pub fn future_dir_name(partition: &TopicPartition, unique: Uuid) -> Option<String> {
-    let name = format!("{partition}.{}{SUFFIX}", hex(unique));
+    let name = format!("{partition}.{}{FUTURE_SUFFIX}", hex(unique));
     (name.len() <= NAME_BYTES_MAX).then_some(name)
 }
 
@@ -44,7 +44,7 @@ pub(super) fn hex(unique: Uuid) -> String {
 
 /// The partition of a future replica's directory.
 pub(crate) fn parse_future(name: &str) -> Option<TopicPartition> {
-    let (partition, unique) = name.strip_suffix(SUFFIX)?.rsplit_once('.')?;
+    let (partition, unique) = name.strip_suffix(FUTURE_SUFFIX)?.rsplit_once('.')?;
     let is_hex = unique.len() == HEX_DIGITS && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_hex { parse_partition(partition) } else { None }
 }

@@ -134,14 +134,7 @@ impl Verifier<'_> {
                 Err(FileDamage::Batch { position, error }) => {
                     is_cut_short = true;
                     let at_next_start = place.fate_of_batch(file.len() - position, chain.end);
-                    let (file, offset) = (walk.log.clone(), Some(Offset(chain.end)));
-                    self.problem(Problem {
-                        file,
-                        position: Some(position),
-                        offset,
-                        what: error.to_string(),
-                        at_next_start,
-                    });
+                    self.batch_problem(&walk, position, Offset(chain.end), error.to_string(), at_next_start);
                 }
             }
         }
@@ -170,8 +163,7 @@ impl Verifier<'_> {
             && walk.chain_told.may_tell()
         {
             let at_next_start = walk.place.fate_of_batch(walk.bytes - found.position, chain.end);
-            let (file, offset) = (walk.log.clone(), Some(header.base_offset));
-            self.problem(Problem { file, position: Some(found.position), offset, what, at_next_start });
+            self.batch_problem(walk, found.position, header.base_offset, what, at_next_start);
         }
         if found.crc.is_ok() {
             self.records(walk, chain, file, found)?;
@@ -182,6 +174,11 @@ impl Verifier<'_> {
         self.step_offset_index(walk, found);
         self.step_time_index(walk, header);
         Ok(())
+    }
+
+    fn batch_problem(&mut self, walk: &Walk<'_>, position: u64, offset: Offset, what: String, at_next_start: String) {
+        let (file, position, offset) = (walk.log.clone(), Some(position), Some(offset));
+        self.problem(Problem { file, position, offset, what, at_next_start });
     }
 
     /// Why the batch cannot stand here.
@@ -253,8 +250,7 @@ impl Verifier<'_> {
                 true => walk.place.fate_of_batch(walk.bytes - found.position, header.base_offset.0),
                 false => format!("it is not looked at; consumers fail at offset {}", header.base_offset),
             };
-            let (file, offset) = (walk.log.clone(), Some(header.base_offset));
-            self.problem(Problem { file, position: Some(found.position), offset, what, at_next_start });
+            self.batch_problem(walk, found.position, header.base_offset, what, at_next_start);
         }
         Ok(())
     }

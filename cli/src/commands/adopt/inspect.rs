@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use odradek_broker_storage::{checkpoints, parse_partition, verify};
+use odradek_broker_storage::{FUTURE_SUFFIX, checkpoints, parse_partition, verify};
 use odradek_common::BrokerId;
 use odradek_common::fs::Fs;
 use odradek_common::meta_properties::{FILE_NAME as META_PROPERTIES, MetaProperties};
@@ -94,7 +94,7 @@ impl Inspection {
             for entry in fs.read_dir(dir).map_err(|error| unreadable(dir, &error))? {
                 if let Some(partition) = parse_partition(&entry.name).filter(|_| entry.is_dir) {
                     has.insert(partition, dir.join(entry.name));
-                } else if entry.is_dir && entry.name.ends_with("-future") {
+                } else if entry.is_dir && entry.name.ends_with(FUTURE_SUFFIX) {
                     let path = dir.join(&entry.name);
                     self.notes
                         .push(format!("{} was on its way into that directory, and is left alone", path.display()));
