@@ -119,7 +119,7 @@ impl<S: Shard> Runtime<S> {
         self.survey = Some(Survey::new(hash_keys));
     }
 
-    /// Looks at a stretch of the log and tells where the next one begins.
+    /// Looks at a stretch of the log and tells where the next one begins. An empty stretch is the log's end.
     pub fn survey(&mut self, batches: Bytes, decompressed_bytes_max: usize) -> Result<Option<Offset>, LoadError> {
         let mut next = None;
         for batch in Batches::new(batches) {
@@ -128,6 +128,11 @@ impl<S: Shard> Runtime<S> {
                 survey.note(&batch, self.committed, decompressed_bytes_max)?;
             }
             next = Some(batch.header.last_offset().plus(1));
+        }
+        if next.is_none()
+            && let Some(survey) = &mut self.survey
+        {
+            survey.complete();
         }
         Ok(next)
     }
@@ -139,7 +144,9 @@ impl<S: Shard> Runtime<S> {
             let batch = batch?;
             let header = batch.header;
             let unreadable = |error| LoadError::Records { offset: header.base_offset, error };
-            if header.attributes.is_control() {
+            if self.survey.as_mut().is_some_and(|survey| survey.is_batch_superseded(&batch)) {
+                // Nothing of it counts.
+            } else if header.attributes.is_control() {
                 // A control record of a kind that is not known ends no transaction.
                 if let Ok(Some((marker, _))) = EndTxnMarker::of_batch(&batch) {
                     self.shard.replay_marker(header.base_offset, header.producer_id, marker.is_commit);
