@@ -7,8 +7,10 @@
 //!
 //!   sat produce --bootstrap HOST:PORT --topic T [--partitions 6 --rf 1 --min-isr 1] [--connections 4] [--inflight 5]
 //!               [--batch-bytes 65536] [--record-bytes 100] [--acks -1] [--seconds 10] [--bytes N] [--pids 1,2,3]
-//!               [--idempotent 1]   --bytes stops after so many; --idempotent: a producer id per connection, sequences, a
-//!                                  fresh CRC for each batch: what the Java client does by default
+//!               [--idempotent 1] [--follow 1]   --bytes stops after so many; --idempotent: a producer id per connection,
+//!                                  sequences, a fresh CRC for each batch: what the Java client does by default; --follow:
+//!                                  NOT_LEADER_OR_FOLLOWER is no error but makes a connection look for the leaders anew, as
+//!                                  clients do (not with --idempotent)
 //!   sat fetch   --bootstrap HOST:PORT --topic T [--connections 4] [--max-bytes 1048576] [--seconds 10] [--pids …]
 //!   sat e2e     --bootstrap HOST:PORT --topic T [--partitions 6 --rf 1] [--rate 1000] [--record-bytes 1024]
 //!               [--seconds 10]    open loop: RATE one-record batches a second, acks=all; latency from the time that
@@ -553,6 +555,9 @@ fn stamp(batch: &mut [u8], id: i64, epoch: i16, sequence: i32) {
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+
 fn produce(a: &Args) -> Res<()> {
     let topic = a.str("topic", "sat");
     let homes = create(a, &topic)?;
@@ -565,33 +570,43 @@ fn produce(a: &Args) -> Res<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let left = Arc::new(AtomicU64::new(a.num("bytes", i64::MAX) as u64 / batch.len() as u64));
     let idempotent = a.num("idempotent", 0) == 1;
+    let follow = a.num("follow", 0) == 1 && !idempotent;
+    let bootstrap = a.str("bootstrap", "127.0.0.1:9092");
     let (cpu0, t0) = (usage(&pids).0, Instant::now());
     let threads: Vec<_> = (0..connections)
         .map(|n| {
-            // One thread, one leader: it cycles over the partitions that live there.
-            let all: Vec<String> = {
-                let mut v = homes.clone();
-                v.sort();
-                v.dedup();
-                v
-            };
-            let home = all[n % all.len()].clone();
-            let mut frames: Vec<Vec<u8>> = homes
-                .iter()
-                .enumerate()
-                .filter(|(_, h)| **h == home)
-                .map(|(p, _)| produce_frame(&topic, p as i32, &batch, acks, p as i32))
-                .collect();
-            let (stop, left, batch_len) = (stop.clone(), left.clone(), batch.len());
+            let (stop, left, batch) = (stop.clone(), left.clone(), batch.clone());
+            let (homes, topic, bootstrap) = (homes.clone(), topic.clone(), bootstrap.clone());
             std::thread::spawn(move || -> Res<(u64, u64, Histogram)> {
+                // One thread, one leader: it cycles over the partitions that live there.
+                let settle_at = |homes: &[String]| {
+                    let mut all = homes.to_vec();
+                    all.sort();
+                    all.dedup();
+                    let home = all[n % all.len()].clone();
+                    let its_own = homes.iter().enumerate().filter(|(_, h)| **h == home);
+                    let frames = its_own.map(|(p, _)| produce_frame(&topic, p as i32, &batch, acks, p as i32));
+                    (frames.collect::<Vec<_>>(), home)
+                };
+                let (batch_len, (mut frames, home)) = (batch.len(), settle_at(&homes));
                 let mut conn = Conn::open(&home)?;
                 let producer = if idempotent { Some(producer_id(&mut conn)?) } else { None };
                 let mut sequences = vec![0i32; frames.len()];
                 let (mut done, mut errors, mut h) = (0u64, 0u64, Histogram::new());
                 let mut sent = std::collections::VecDeque::new();
-                let mut next = n;
+                let (mut next, mut refused) = (n, None::<Instant>);
                 loop {
-                    while sent.len() < inflight && !stop.load(Relaxed) {
+                    // What was refused is as late as the search takes.
+                    while let Some(since) = refused.filter(|_| sent.is_empty() && !stop.load(Relaxed)) {
+                        let found = leaders(&bootstrap, &topic).unwrap_or_default();
+                        let found: Vec<_> = found.into_iter().flatten().collect();
+                        if found.len() == homes.len() {
+                            let (its_own, home) = settle_at(&found);
+                            (frames, conn, refused) = (its_own, Conn::open(&home)?, None);
+                            h.add(since.elapsed().as_micros() as u64);
+                        }
+                    }
+                    while refused.is_none() && sent.len() < inflight && !stop.load(Relaxed) {
                         if left.fetch_update(Relaxed, Relaxed, |l| l.checked_sub(1)).is_err() {
                             break;
                         }
@@ -612,8 +627,17 @@ fn produce(a: &Args) -> Res<()> {
                     }
                     let Some(at) = sent.pop_front() else { break };
                     let (error, _) = produce_answer(conn.recv()?);
-                    h.add(at.elapsed().as_micros() as u64);
-                    if error == 0 { done += 1 } else { errors += 1 }
+                    if error == 0 || !follow {
+                        h.add(at.elapsed().as_micros() as u64);
+                    }
+                    match error {
+                        0 => done += 1,
+                        // Also where a broker has just heard that it holds the partition no longer.
+                        NOT_LEADER_OR_FOLLOWER | UNKNOWN_TOPIC_OR_PARTITION if follow => {
+                            refused.get_or_insert(at);
+                        }
+                        _ => errors += 1,
+                    }
                 }
                 Ok((done, errors, h))
             })
