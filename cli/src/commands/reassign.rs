@@ -4,9 +4,10 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use odradek_common::config::HostPort;
 use odradek_common::fs::read_file;
 use odradek_proto::admin::{
-    AlterReassignmentsRequest, ListReassignmentsRequest, OngoingReassignment, PartitionOutcome,
+    AlterReassignmentsRequest, ListBrokersRequest, ListReassignmentsRequest, OngoingReassignment, PartitionOutcome,
     PlanReassignmentRequest, PlannedMove, Reassignment,
 };
 use serde::{Deserialize, Serialize};
@@ -84,9 +85,28 @@ async fn plan(context: &Context, command: ReassignPlan) -> Result<(), CliError> 
 
 /// `None`: the brokers cannot be asked. The plan is good without.
 pub async fn sizes(context: &Context) -> Option<Sizes> {
-    let bootstrap = context.bootstrap().ok()?;
-    let mut cluster = Cluster::open_brokers(&context.world, bootstrap, context.global.timeout).await.ok()?;
+    // Which brokers there are is the controllers' to say; a bootstrap address from elsewhere may be another cluster's.
+    let brokers = match context.global.bootstrap {
+        Some(_) => context.bootstrap().ok()?,
+        None => match listed_brokers(context).await {
+            Ok(listed) if !listed.is_empty() => listed,
+            _ => context.bootstrap().ok()?,
+        },
+    };
+    let mut cluster = Cluster::open_brokers(&context.world, brokers, context.global.timeout).await.ok()?;
     Some(Sizes::ask(&mut cluster).await)
+}
+
+/// An address of each broker that serves.
+async fn listed_brokers(context: &Context) -> Result<Vec<HostPort>, CliError> {
+    let ask = |mut client: Client| async move { client.list_brokers(ListBrokersRequest {}).await };
+    let brokers = context.admin()?.call("brokers", ask).await?.brokers;
+    let address = |endpoint: &String| endpoint.split_once("://").and_then(|(_, address)| address.parse().ok());
+    Ok(brokers
+        .iter()
+        .filter(|broker| !broker.fenced)
+        .filter_map(|broker| broker.endpoints.iter().find_map(address))
+        .collect())
 }
 
 fn sized(moves: Vec<PlannedMove>, sizes: Option<&Sizes>) -> Plan {
