@@ -1,4 +1,5 @@
-//! Follows leaders: one task for each leader broker and fetcher index, with one connection and one fetch session.
+//! Follows leaders: one task for each leader broker and fetcher index, with one connection and one fetch session; and one
+//! more like it for the replicas that are not in sync (`catch_up`).
 //!
 //! The loop: tell the session what has changed, send a Fetch that the leader holds until it has records (a long poll),
 //! append what came in place on this task, and go on. A lost connection, the first sign of a leader's death, ends the
@@ -28,6 +29,7 @@ use odradek_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsReques
 use tokio::sync::Notify;
 
 use super::ReplicaManager;
+use super::catch_up::{self, Rest};
 use super::partition::{Asked, FetchPosition, FollowError, Following, MovedBack, Partition};
 use super::throttle::Side;
 use super::types::timestamp;
@@ -46,8 +48,15 @@ const BREAK_OFF_AFTER: Duration = Duration::from_millis(3);
 /// Connecting, and requests that the leader answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A fetcher's name: the leader and one of `num.replica.fetchers`.
-type FetcherId = (BrokerId, usize);
+/// A fetcher's name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct FetcherId {
+    leader: BrokerId,
+    /// Of `num.replica.fetchers`.
+    index: usize,
+    /// For replicas that are not in sync.
+    is_catching_up: bool,
+}
 
 /// All fetchers of a broker. A fetcher that has nothing to do waits, without a connection.
 #[derive(Debug)]
@@ -84,7 +93,11 @@ impl Fetchers {
     pub fn refetch(&self, manager: &Arc<ReplicaManager>, partition: &Arc<Partition>) {
         let mut map = self.lock();
         let followed = partition.following(manager.local());
-        let wanted = followed.map(|(following, _)| (following.leader, self.index(partition.id)));
+        let wanted = followed.map(|(following, _)| FetcherId {
+            leader: following.leader,
+            index: self.index(partition.id),
+            is_catching_up: !partition.is_in_sync(manager.local()),
+        });
         if let Some(old) = map.assigned.get(&partition.id).copied()
             && Some(old) != wanted
         {
@@ -120,7 +133,7 @@ impl Fetchers {
     /// A broker has registered or come back: try it at once.
     pub fn on_broker_changed(&self, broker: BrokerId) {
         for (id, fetcher) in &self.lock().fetchers {
-            if id.0 == broker {
+            if id.leader == broker {
                 fetcher.changed.notify_one();
             }
         }
@@ -152,6 +165,8 @@ struct Followed {
     partition: Arc<Partition>,
     following: Following,
     position: FetchPosition,
+    /// The leader's, as it last told; -1: not yet.
+    high_watermark: Offset,
     state: State,
     pause: Duration,
 }
@@ -254,8 +269,14 @@ impl Fetcher {
         if shared.followed.get(&partition.id).is_some_and(is_same) {
             return;
         }
-        let followed =
-            Followed { partition: partition.clone(), following, position, state: State::Fetching, pause: PAUSE_MIN };
+        let followed = Followed {
+            partition: partition.clone(),
+            following,
+            position,
+            high_watermark: Offset::NONE,
+            state: State::Fetching,
+            pause: PAUSE_MIN,
+        };
         shared.followed.insert(partition.id, followed);
         shared.want(partition.id);
         drop(shared);
@@ -271,7 +292,8 @@ impl Fetcher {
 
 /// Runs for as long as the broker.
 async fn run(fetcher: Arc<Fetcher>, manager: Arc<ReplicaManager>) {
-    let mut fetching = Fetching { fetcher, manager, connection: None, pause: PAUSE_MIN };
+    let rest = fetcher.id.is_catching_up.then(|| Rest::new(manager.world.instant()));
+    let mut fetching = Fetching { fetcher, manager, connection: None, pause: PAUSE_MIN, rest };
     loop {
         fetching.step().await;
     }
@@ -283,6 +305,8 @@ struct Fetching {
     connection: Option<Connection>,
     /// After the next failure to reach the leader.
     pause: Duration,
+    /// Of a fetcher for replicas that catch up.
+    rest: Option<Rest>,
 }
 
 impl Fetching {
@@ -306,11 +330,12 @@ impl Fetching {
         match self.poll(next, now).await {
             Ok(response) => {
                 self.pause = PAUSE_MIN;
-                self.take(response).await;
+                let bytes = self.take(response).await;
+                self.rest_after(bytes, now).await;
             }
             Err(error) => {
                 if error.is_loss() && self.connection.is_some() {
-                    self.manager.lost_leaders.note(self.fetcher.id.0, self.manager.world.instant());
+                    self.manager.lost_leaders.note(self.fetcher.id.leader, self.manager.world.instant());
                 }
                 self.connection = None;
                 self.fetcher.lock().session.on_disconnect();
@@ -318,6 +343,21 @@ impl Fetching {
                     self.on_failure(&error).await;
                 }
             }
+        }
+    }
+
+    /// Lets others go first, after an answer to what was asked at `asked`.
+    async fn rest_after(&mut self, bytes: usize, asked: Instant) {
+        let now = self.manager.world.instant();
+        match &mut self.rest {
+            Some(rest) => {
+                let pause = rest.after(bytes, now.saturating_since(asked), now, &self.manager.load);
+                if !pause.is_zero() {
+                    self.manager.world.sleep(pause).await;
+                }
+            }
+            None if bytes > 0 => self.manager.load.note(now),
+            None => {}
         }
     }
 
@@ -333,7 +373,7 @@ impl Fetching {
 
     async fn on_failure(&mut self, error: &PollError) {
         if self.pause == PAUSE_MIN {
-            tracing::info!(leader = %self.fetcher.id.0, %error, "cannot fetch from the leader; trying again");
+            tracing::info!(leader = %self.fetcher.id.leader, %error, "cannot fetch from the leader; trying again");
         }
         let until = self.manager.world.instant() + self.pause;
         self.pause = (self.pause * 2).min(self.manager.config.replication.fetch_backoff.max(PAUSE_MIN));
@@ -350,7 +390,13 @@ impl Fetching {
         let wait_max = replication.fetch_wait_max;
         let wait_max = next.map_or(wait_max, |next| wait_max.min(next.saturating_since(now)));
         let session = self.fetcher.lock().session.request();
-        let request = fetch_request(&self.manager, session, wait_max);
+        let answer_max = match &self.rest {
+            Some(_) if self.manager.load.is_busy(now) => {
+                replication.fetch_response_bytes_max.min(catch_up::PIECE_BYTES)
+            }
+            _ => replication.fetch_response_bytes_max,
+        };
+        let request = fetch_request(&self.manager, session, wait_max, answer_max);
         let world = &self.manager.world;
         let answer = world.timeout(replication.socket_timeout, connection.call(FETCH_VERSION, &request));
         tokio::pin!(answer);
@@ -369,31 +415,35 @@ impl Fetching {
 
     async fn connect(&self) -> Result<Connection, PollError> {
         let image = self.manager.image();
-        let (leader, index) = self.fetcher.id;
+        let FetcherId { leader, index, is_catching_up } = self.fetcher.id;
         let listener = &self.manager.config.inter_broker_listener;
         // A fenced leader too: it may be on its way back, and nobody else has its records.
         let endpoint = image.broker(leader).and_then(|broker| broker.endpoint(listener));
         let endpoint = endpoint.ok_or_else(|| PollError::NoEndpoint(listener.clone()))?;
-        let client_id = format!("broker-{}-fetcher-{index}", self.manager.local());
+        let purpose = if is_catching_up { "-catch-up" } else { "" };
+        let client_id = format!("broker-{}-fetcher-{index}{purpose}", self.manager.local());
         Ok(Connection::open(&self.manager.world, &endpoint.host, endpoint.port, &client_id, PATIENCE).await?)
     }
 
-    /// Acts on an answer.
-    async fn take(&mut self, response: FetchResponse) {
+    /// Acts on an answer, and tells how many bytes of records were in it.
+    async fn take(&mut self, response: FetchResponse) -> usize {
         let error = ErrorCode::from_code(response.error_code);
         self.fetcher.lock().session.on_answer(error, response.session_id);
         if error.is_error() {
-            tracing::debug!(leader = %self.fetcher.id.0, %error, "the fetch session starts over");
+            tracing::debug!(leader = %self.fetcher.id.leader, %error, "the fetch session starts over");
             if !matches!(error, ErrorCode::FetchSessionIdNotFound | ErrorCode::InvalidFetchSessionEpoch) {
                 self.manager.world.sleep(PAUSE_MIN).await;
             }
-            return;
+            return 0;
         }
+        let mut bytes = 0;
         let mut out_of_range = Vec::new();
         let mut to_flush = Vec::new();
         for topic in response.responses {
             for data in topic.partitions {
                 let id = TopicIdPartition { topic_id: topic.topic_id, partition: PartitionIndex(data.partition_index) };
+                bytes +=
+                    data.records.as_ref().and_then(|records| records.as_bytes()).map_or(0, |records| records.len());
                 match self.take_partition(id, &data) {
                     Taken::Done => {}
                     Taken::Flush(partition) => to_flush.push(partition),
@@ -418,9 +468,10 @@ impl Fetching {
         for (partition, following) in out_of_range {
             self.find_offset(&partition, following).await;
         }
+        bytes
     }
 
-    fn take_partition(&self, id: TopicIdPartition, data: &PartitionData) -> Taken {
+    fn take_partition(&mut self, id: TopicIdPartition, data: &PartitionData) -> Taken {
         let (partition, following, asked) = {
             let shared = self.fetcher.lock();
             let Some(followed) = shared.followed.get(&id) else { return Taken::Done };
@@ -460,7 +511,7 @@ impl Fetching {
                 return Taken::Done;
             }
             FetchStep::RetryLater => {
-                tracing::debug!(partition = %partition.name, leader = %self.fetcher.id.0, %error, "fetching again soon");
+                tracing::debug!(partition = %partition.name, leader = %self.fetcher.id.leader, %error, "fetching again soon");
                 self.pause_partition(id);
                 return Taken::Done;
             }
@@ -469,6 +520,13 @@ impl Fetching {
             (Ok((position, _)), Some(records)) => Some((records.len(), position.log_end.0 < data.high_watermark)),
             _ => None,
         };
+        if let (Some(rest), Ok((position, _))) = (&mut self.rest, &result)
+            && let Some(followed) = self.fetcher.lock().followed.get_mut(&id)
+        {
+            let high_watermark = Offset(data.high_watermark);
+            let before = std::mem::replace(&mut followed.high_watermark, high_watermark);
+            rest.on_appended((asked.fetch_offset, position.log_end), (before, high_watermark));
+        }
         let taken = self.settle(&partition, result);
         if let Some((bytes, lags)) = appended {
             self.hold_back(&partition, bytes, lags);
@@ -496,7 +554,7 @@ impl Fetching {
                 Taken::Done
             }
             Err(error) => {
-                tracing::error!(partition = %partition.name, leader = %self.fetcher.id.0, %error,
+                tracing::error!(partition = %partition.name, leader = %self.fetcher.id.leader, %error,
                     "fetched records were not taken; fetching them again");
                 self.pause_partition(partition.id);
                 Taken::Done
@@ -630,7 +688,12 @@ impl PollError {
     }
 }
 
-fn fetch_request(manager: &ReplicaManager, session: ClientRequest, wait_max: Duration) -> FetchRequest {
+fn fetch_request(
+    manager: &ReplicaManager,
+    session: ClientRequest,
+    wait_max: Duration,
+    answer_bytes_max: u32,
+) -> FetchRequest {
     let replication = &manager.config.replication;
     let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     let mut topics: Vec<FetchTopic> = Vec::new();
@@ -669,7 +732,7 @@ fn fetch_request(manager: &ReplicaManager, session: ClientRequest, wait_max: Dur
         },
         max_wait_ms: i32::try_from(wait_max.as_millis()).unwrap_or(i32::MAX),
         min_bytes: number(replication.fetch_bytes_min),
-        max_bytes: number(replication.fetch_response_bytes_max),
+        max_bytes: number(answer_bytes_max),
         session_id: session.session_id,
         session_epoch: session.session_epoch,
         topics,

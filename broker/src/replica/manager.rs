@@ -13,6 +13,7 @@ use odradek_metadata::{ConfigResource, Image};
 use odradek_node::World;
 use odradek_node::world::TaskHandle;
 
+use super::catch_up::Load;
 use super::cleaner::Cleaner;
 use super::config::log_config;
 use super::directories::DirectoryQueue;
@@ -40,6 +41,7 @@ pub struct ReplicaManager {
     pub(super) disks: Disks,
     pub(super) moves: Moves,
     pub(super) fetchers: Fetchers,
+    pub(super) load: Load,
     pub(super) lost_leaders: LostLeaders,
     pub(super) quotas: Quotas,
     pub(super) cleaner: Cleaner,
@@ -72,6 +74,7 @@ impl ReplicaManager {
     pub(super) fn new(world: World, config: Arc<BrokerConfig>, dirs: Arc<LogDirs>) -> Self {
         Self {
             fetchers: Fetchers::new(config.replication.fetchers),
+            load: Load::default(),
             disks: Disks::new(&dirs),
             moves: Moves::default(),
             lost_leaders: LostLeaders::default(),
@@ -262,6 +265,7 @@ impl ReplicaManager {
             return Outcome::Done(vec![refused; entries.len()]);
         }
         let image = self.image();
+        self.load.note(self.world.instant());
         let mut join = LazyJoin::new(entries.len());
         let mut guard = ProduceGuard::default();
         let mut results = Vec::with_capacity(entries.len());

@@ -11,6 +11,7 @@
 //! Every decision is made in `odradek-broker-core`; here are the locks, tasks, sockets and files around it.
 //! **Invariant:** no lock is held across an await, and none of another partition is taken under a partition's.
 
+mod catch_up;
 mod cleaner;
 mod config;
 mod coordinated;

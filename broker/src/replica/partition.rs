@@ -371,6 +371,11 @@ impl Partition {
         (leader != BrokerId::NONE && leader != local).then(|| (Following { leader, epoch }, position(log)))
     }
 
+    /// Whether metadata counts this replica among those in sync.
+    pub fn is_in_sync(&self, local: BrokerId) -> bool {
+        self.lock().registration.isr.contains(&local)
+    }
+
     // ---- produce ----
 
     /// Appends one batch as the leader. With acks=all the result may have to wait for the high watermark: then a waiter
