@@ -73,6 +73,21 @@ pub trait Fs: Send + Sync + Debug {
         }
     }
     fn space(&self, path: &Path) -> io::Result<DiskSpace>;
+    /// Bytes of a file, by its name.
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        self.open(path, OpenMode::Read)?.len()
+    }
+    /// A handle by which the whole file system that holds this directory is synced at once.
+    fn whole(&self, dir: &Path) -> io::Result<Arc<dyn WholeFs>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("{}: not to be synced whole", dir.display())))
+    }
+}
+
+/// A whole file system: what syncs thousands of files in one pass of the disk, where one sync for each takes minutes.
+pub trait WholeFs: Send + Sync + Debug {
+    /// Makes everything durable that was written before, names included, whoever wrote it. It fails when a write to this
+    /// file system has failed since the handle was made or last synced: make it before anything is written.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// An open file. All positions are absolute, so one handle serves any number of threads.
@@ -91,6 +106,11 @@ pub trait File: Send + Sync + Debug {
     fn sync_data(&self) -> io::Result<()>;
     fn advise(&self, _offset: u64, _len: u64, _advice: Advice) -> io::Result<()> {
         Ok(())
+    }
+    /// Where, at `offset` or behind it, the file has bytes that may be other than zero; `None`: nowhere. What the file
+    /// system knows as a hole is passed over.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
     }
     /// Whether the first bytes of this range can be read without waiting for the disk. `true` when unknown.
     fn is_cached(&self, _offset: u64, _len: usize) -> bool {
@@ -159,9 +179,16 @@ pub fn write_temporary(fs: &dyn Fs, path: &Path, bytes: &[u8], sync: bool) -> io
     if sync { file.sync_data() } else { Ok(()) }
 }
 
-/// Whether an operation failed for want of room, on the disk or within a quota.
+/// Whether an operation failed for want of room, on the disk or within a quota, or for want of a descriptor: nothing is
+/// wrong with the disk.
 pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) || is_out_of_descriptors(error)
+}
+
+/// Whether as many files are open as the process, or the system, may have open.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let code = rustix::io::Errno::from_io_error(error);
+    matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 /// The operating system's files.
@@ -170,6 +197,16 @@ pub struct RealFs;
 
 #[derive(Debug)]
 struct RealFile(std::fs::File);
+
+/// A directory's descriptor.
+#[derive(Debug)]
+struct RealWhole(std::fs::File);
+
+impl WholeFs for RealWhole {
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+}
 
 impl Fs for RealFs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
@@ -247,6 +284,14 @@ impl Fs for RealFs {
         let stat = rustix::fs::statvfs(path)?;
         Ok(DiskSpace { total: stat.f_blocks * stat.f_frsize, available: stat.f_bavail * stat.f_frsize })
     }
+
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(path)?.len())
+    }
+
+    fn whole(&self, dir: &Path) -> io::Result<Arc<dyn WholeFs>> {
+        Ok(Arc::new(RealWhole(std::fs::File::open(dir)?)))
+    }
 }
 
 /// POSIX lets a lock that is held be told by either of two codes.
@@ -314,6 +359,16 @@ impl File for RealFile {
             Advice::Sequential => rustix::fs::Advice::Sequential,
         };
         Ok(rustix::fs::fadvise(&self.0, offset, std::num::NonZeroU64::new(len), advice)?)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        // It moves the descriptor's own position, which nothing here goes by.
+        match rustix::fs::seek(&self.0, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => Ok(Some(data)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(Some(offset)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn is_cached(&self, offset: u64, len: usize) -> bool {

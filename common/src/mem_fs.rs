@@ -12,7 +12,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::fs::{DirEntry, DiskSpace, File, Fs, OpenMode};
+use crate::fs::{DirEntry, DiskSpace, File, Fs, OpenMode, WholeFs};
 use crate::rng::Rng;
 
 /// Disks write whole sectors of this size, in bytes.
@@ -430,6 +430,44 @@ impl Fs for MemFs {
         state.check(Operation::Look, path)?;
         let total = state.capacity_bytes.unwrap_or(1 << 40);
         Ok(DiskSpace { total, available: total.saturating_sub(state.used_bytes()) })
+    }
+
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        let state = &mut *self.state();
+        state.check(Operation::Look, path)?;
+        let Some(Node::File(id)) = state.names.get(path) else { return Err(not_found(path)) };
+        Ok(state.inodes.get(id).map_or(0, |inode| inode.content.len() as u64))
+    }
+
+    fn whole(&self, dir: &Path) -> io::Result<Arc<dyn WholeFs>> {
+        let state = &mut *self.state();
+        state.check(Operation::Open, dir)?;
+        Ok(Arc::new(MemWhole { fs: self.clone(), dir: dir.to_path_buf(), life: state.life }))
+    }
+}
+
+#[derive(Debug)]
+struct MemWhole {
+    fs: MemFs,
+    dir: PathBuf,
+    life: u64,
+}
+
+impl WholeFs for MemWhole {
+    fn sync(&self) -> io::Result<()> {
+        let state = &mut *self.fs.state();
+        if state.life != self.life {
+            return Err(io::Error::other("the node that opened this file system has crashed"));
+        }
+        state.check(Operation::Sync, &self.dir)?;
+        for change in std::mem::take(&mut state.pending_names) {
+            change.apply(&mut state.durable_names);
+        }
+        for inode in state.inodes.values_mut() {
+            inode.pending.clear();
+            inode.durable = inode.content.clone();
+        }
+        Ok(())
     }
 }
 
