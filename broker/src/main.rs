@@ -17,6 +17,9 @@ const WORKERS: usize = 2;
 /// Threads that wait for disks; they come and go with the work.
 const DISK_THREADS_MAX: usize = 8;
 
+/// Of the descriptors that the process may have, logs take one part in so many; the others are for connections.
+const LOGS_SHARE: usize = 2;
+
 /// Handlers keep their buffers on the heap; the largest frame on a stack is a 16 KiB receive buffer.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -51,14 +54,18 @@ fn main() -> ExitCode {
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let source = arguments.config.display().to_string();
     let text = read_config(&arguments.config).with_context(|| format!("cannot read {source}"))?;
-    let (config, warnings) = BrokerConfig::load(&text, &source, &arguments.set)?;
+    let (mut config, warnings) = BrokerConfig::load(&text, &source, &arguments.set)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
+    if config.log.open_files_max == 0 {
+        config.log.open_files_max = descriptors / LOGS_SHARE;
+    }
+    let recovery_threads = config.log_dirs.len().saturating_mul(config.log.recovery_threads_per_dir);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
-        .max_blocking_threads(DISK_THREADS_MAX)
+        .max_blocking_threads(DISK_THREADS_MAX.max(recovery_threads))
         .thread_stack_size(STACK_BYTES)
         .thread_name("broker")
         .enable_all()
@@ -84,12 +91,17 @@ fn read_config(path: &std::path::Path) -> std::io::Result<String> {
     String::from_utf8(bytes).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
 }
 
-/// A broker has a descriptor for every connection and several for every partition: take what the system allows.
-fn raise_descriptor_limit() {
+/// A broker has a descriptor for every connection and for every file that is in use: take what the system allows. Answers
+/// with what it is.
+fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files could not be raised");
+        limit.current = before;
     }
+    // Absent: there is none.
+    limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }

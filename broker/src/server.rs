@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use odradek_broker_storage::{LogDirs, LogDirsConfig};
+use odradek_broker_storage::{LogDirs, LogDirsConfig, OpenFiles};
 use odradek_common::config::{BrokerConfig, Listener};
 use odradek_common::fs::OpenMode;
 use odradek_common::{BrokerEpoch, Uuid};
@@ -134,7 +134,12 @@ async fn open_logs(
     controller: &ControllerClient,
     broker_epoch: &CurrentBrokerEpoch,
 ) -> anyhow::Result<Opened> {
-    let wanted = LogDirsConfig { dirs: config.log_dirs.clone(), node_id: config.node_id, cluster_id: None };
+    let open_files_max = match config.log.open_files_max {
+        0 => OpenFiles::COUNT_DEFAULT,
+        count => count,
+    };
+    let dirs = config.log_dirs.clone();
+    let wanted = LogDirsConfig { dirs, node_id: config.node_id, cluster_id: None, open_files_max };
     let (fs, mut rng) = (world.fs.clone(), world.rng());
     let dirs = world.on_disk(move || LogDirs::open(fs, &wanted, &mut rng)).await?;
     let cluster_id = dirs.cluster_id().to_owned();

@@ -294,7 +294,7 @@ impl ReplicaManager {
 
     /// Writes the checkpoint of the partition's directory.
     fn write_cleaned_to(&self, partition: &Partition) {
-        let Some((dir, _)) = partition.saved_checkpoint() else { return };
+        let Some(dir) = partition.saved_dir() else { return };
         let written = self.write_checkpoint(&dir, |dirs, dir, saved| dirs.write_cleaned_to(dir, saved));
         if let Err(error) = written {
             tracing::error!(%error, "the cleaner's checkpoint was not written");

@@ -39,5 +39,6 @@ pub(super) fn log_config(topic: &TopicConfig) -> LogConfig {
         min_cleanable_dirty_ratio: topic.min_cleanable_dirty_ratio,
         min_compaction_lag_ms: topic.min_compaction_lag_ms,
         max_compaction_lag_ms: topic.max_compaction_lag_ms,
+        preallocate: topic.preallocate,
     }
 }

@@ -7,6 +7,7 @@
 //! itself.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(super) struct Disks {
     failures: Arc<watch::Sender<u64>>,
     /// Partitions whose logs could not be opened for want of room. Bounded by the number of replicas.
     waiting: Mutex<Vec<Arc<Partition>>>,
+    /// Some partition may owe a checkpoint: only then are all of them asked.
+    is_owed: AtomicBool,
 }
 
 impl Disks {
@@ -44,7 +47,12 @@ impl Disks {
             let failures = failures.clone();
             dir.on_failure(move || failures.send_modify(|count| *count += 1));
         }
-        Self { failures, waiting: Mutex::default() }
+        Self { failures, waiting: Mutex::default(), is_owed: AtomicBool::new(false) }
+    }
+
+    /// A truncation could not write its checkpoint on a full disk.
+    pub fn owe_checkpoint(&self) {
+        self.is_owed.store(true, Ordering::Release);
     }
 
     /// The partition's log is opened when there is room.
@@ -132,7 +140,7 @@ impl ReplicaManager {
         let mut count = 0;
         for partition in self.all_partitions() {
             self.abandon_move_to(&partition, dir);
-            if partition.saved_checkpoint().is_none_or(|(of, _)| of.id != dir) {
+            if partition.saved_dir().is_none_or(|of| of.id != dir) {
                 continue;
             }
             if let Some(after) = partition.failed(reason.to_owned()) {
@@ -157,27 +165,36 @@ impl ReplicaManager {
     /// Whether one of them may soon be full.
     pub(super) fn look_at_disks(&self) -> bool {
         let mut is_close = false;
+        let is_owed = self.disks.is_owed.swap(false, Ordering::AcqRel);
+        let mut is_unpaid = false;
         for dir in self.dirs.online() {
             // A failure takes the directory offline, and is told there.
             let Ok(space) = self.dirs.check_presence(dir).and_then(|()| self.dirs.space(dir)) else { continue };
             let marks = Marks::of(&self.config.log, space.total);
             is_close |= space.available < marks.soft.saturating_mul(CLOSE_FACTOR) || dir.room() != Room::Enough;
             take_down(dir, marks, space);
-            if dir.room() < Room::None {
-                self.pay_checkpoints(dir);
+            if is_owed {
+                is_unpaid |= dir.room() == Room::None || !self.pay_checkpoints(dir);
             }
+        }
+        if is_unpaid {
+            self.disks.owe_checkpoint();
         }
         is_close
     }
 
-    /// Writes the checkpoints that a truncation on a full disk owes.
-    fn pay_checkpoints(&self, dir: &LogDir) {
+    /// Writes the checkpoints that a truncation on a full disk owes. Whether nothing is owed any more.
+    fn pay_checkpoints(&self, dir: &LogDir) -> bool {
         let owing: Vec<_> =
             self.all_partitions().into_iter().filter(|partition| partition.owes_checkpoint(dir)).collect();
-        if !owing.is_empty() && self.write_truncated(dir, MovedBack { recovery_point: true, cleaned_to: true }).is_ok()
-        {
+        if owing.is_empty() {
+            return true;
+        }
+        let is_paid = self.write_truncated(dir, MovedBack { recovery_point: true, cleaned_to: true }).is_ok();
+        if is_paid {
             owing.iter().for_each(|partition| partition.checkpoint_is_paid());
         }
+        is_paid
     }
 
     /// Opens the logs that wait for room.

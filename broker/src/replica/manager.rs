@@ -47,6 +47,8 @@ pub struct ReplicaManager {
     pub(super) cleaner: Cleaner,
     /// As `config`, with what is dynamic.
     live: RwLock<Arc<BrokerConfig>>,
+    /// What topics without configs of their own go by, and the broker's configs that it comes from.
+    default_config: Mutex<Option<(Arc<BrokerConfig>, PartitionConfig)>>,
     local_epoch: AtomicI64,
     image: RwLock<Arc<Image>>,
     partitions: RwLock<HashMap<TopicIdPartition, Arc<Partition>>>,
@@ -86,6 +88,7 @@ impl ReplicaManager {
             directories: DirectoryQueue::default(),
             quotas: Quotas::default(),
             cleaner: Cleaner::default(),
+            default_config: Mutex::default(),
             local_epoch: AtomicI64::new(BrokerEpoch::NONE.0),
             image: RwLock::new(Arc::new(Image::new())),
             partitions: RwLock::default(),
@@ -160,8 +163,11 @@ impl ReplicaManager {
 
     /// What the topic's configs say; what is not valid there (from another version) counts as not set.
     pub(super) fn partition_config(&self, topic: &str, image: &Image) -> PartitionConfig {
-        let overrides = image.resource_configs(&ConfigResource::topic(topic)).cloned().unwrap_or_default();
         let live = self.live();
+        let Some(overrides) = image.resource_configs(&ConfigResource::topic(topic)).filter(|set| !set.is_empty())
+        else {
+            return self.default_config(&live);
+        };
         let resolved = live.topics.resolve(overrides.iter().map(|(name, value)| (&**name, &**value)));
         let resolved = resolved.unwrap_or_else(|error| {
             tracing::warn!(topic, %error, "the topic's configs are not valid here; going by the broker's");
@@ -175,8 +181,27 @@ impl ReplicaManager {
         }
     }
 
+    /// Of topics that set nothing, which share it: they may be thousands.
+    fn default_config(&self, live: &Arc<BrokerConfig>) -> PartitionConfig {
+        let mut known = self.default_config.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, config)) = &*known
+            && Arc::ptr_eq(of, live)
+        {
+            return config.clone();
+        }
+        let resolved = live.topics.config();
+        let config = PartitionConfig {
+            min_insync_replicas: usize::try_from(resolved.min_insync_replicas).unwrap_or(1),
+            log: Arc::new(log_config(resolved)),
+            leader_throttled: Throttled::None,
+            follower_throttled: Throttled::None,
+        };
+        *known = Some((live.clone(), config.clone()));
+        config
+    }
+
     pub(super) fn default_log_config(&self) -> Arc<LogConfig> {
-        Arc::new(log_config(self.live().topics.config()))
+        self.default_config(&self.live()).log
     }
 
     /// What may change while the broker runs.
@@ -386,7 +411,7 @@ impl ReplicaManager {
 
     #[cfg(test)]
     pub(super) fn log_dir_id(&self, id: TopicIdPartition) -> Uuid {
-        self.partition(id).and_then(|partition| partition.saved_checkpoint()).expect("an open log").0.id
+        self.partition(id).and_then(|partition| partition.saved_dir()).expect("an open log").id
     }
 
     /// Whether logs are still being opened.
@@ -415,11 +440,7 @@ impl ReplicaManager {
         let _order = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let mut saved = Vec::new();
         for partition in self.all_partitions() {
-            if let Some((of, checkpoint)) = partition.saved_checkpoint()
-                && of.id == dir.id
-            {
-                saved.push(checkpoint);
-            }
+            saved.extend(partition.saved_checkpoint(dir));
         }
         saved.extend(self.unclaimed_checkpoints(dir));
         saved.sort_by(|a, b| a.partition.cmp(&b.partition));
@@ -438,7 +459,7 @@ impl ReplicaManager {
 
     /// As a truncation asks for it, with its partition locked.
     pub(super) fn write_truncated(&self, dir: &LogDir, moved: MovedBack) -> Result<(), StorageError> {
-        self.write_checkpoint(dir, |dirs, dir, saved| {
+        let written = self.write_checkpoint(dir, |dirs, dir, saved| {
             if moved.recovery_point {
                 dirs.write_recovery_points(dir, saved)?;
             }
@@ -446,7 +467,11 @@ impl ReplicaManager {
                 dirs.write_cleaned_to(dir, saved)?;
             }
             Ok(())
-        })
+        });
+        if written.as_ref().is_err_and(StorageError::is_full) {
+            self.disks.owe_checkpoint();
+        }
+        written
     }
 
     fn unclaimed_checkpoints(&self, dir: &LogDir) -> Vec<PartitionCheckpoint> {

@@ -16,8 +16,8 @@ use odradek_broker_core::partition::{
 };
 use odradek_broker_core::purgatory::{ByteWaiters, OffsetWaiters, WaiterId};
 use odradek_broker_storage::{
-    ActiveProducer, AppendOrigin, EpochEndOffset, FlushJob, Log, LogConfig, LogDir, LogError, PartitionCheckpoint,
-    Room, StorageError,
+    ActiveProducer, AppendOrigin, CheckpointOffsets, EpochEndOffset, FlushJob, Log, LogConfig, LogDir, LogError,
+    PartitionCheckpoint, Room, StorageError,
 };
 use odradek_common::time::{Now, Timestamp};
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition, TopicPartition};
@@ -207,10 +207,10 @@ pub(super) struct Partition {
     pub name: TopicPartition,
     inner: Mutex<Inner>,
     /// The copy that is on its way into another log directory. Taken after `inner`.
-    future: Mutex<Option<Log>>,
+    future: Mutex<Option<Box<Log>>>,
     /// What the log directory's checkpoints are to say of it, kept apart so that they can be written while some
     /// partition is locked. Taken after `inner`.
-    saved: Mutex<Option<(Arc<LogDir>, PartitionCheckpoint)>>,
+    saved: Mutex<Option<(Arc<LogDir>, CheckpointOffsets)>>,
     pub flushing: FlushState,
     /// Whether any throttle is configured here, so that others need not look.
     is_throttled: AtomicBool,
@@ -305,6 +305,10 @@ impl Partition {
 
     pub fn is_offline(&self) -> bool {
         matches!(self.lock().role, Role::Offline(_))
+    }
+
+    pub fn log_config(&self) -> Arc<LogConfig> {
+        self.lock().config.log.clone()
     }
 
     pub fn is_durable(&self) -> bool {
@@ -656,16 +660,16 @@ impl Partition {
         inner.lead(|leader| leader.on_appended(position, context.image, context.now.instant))
     }
 
-    /// Closes the log for a clean shutdown.
-    pub fn shut_down(&self, now: Now) -> Result<(), LogError> {
+    /// Closes the log for a clean shutdown. What is still to be synced then is handed out; `flushed` takes it in.
+    pub fn shut_down(&self, now: Now) -> Result<Option<FlushJob>, LogError> {
         let mut inner = self.lock();
         let result = match &mut inner.log {
             Some(log) => {
-                let result = log.close(now.wall);
+                let result = log.begin_close(now.wall);
                 self.save(log);
                 result
             }
-            None => Ok(()),
+            None => Ok(None),
         };
         let wake = inner.drain(ErrorCode::NotLeaderOrFollower);
         inner.role = Role::Offline("the broker is shutting down".to_owned());
@@ -727,11 +731,7 @@ impl Inner {
         if is_new_epoch {
             let (epoch, start) = (registration.leader_epoch, log.log_end());
             tracing::debug!(partition = %name, %epoch, %start, "leading");
-            match log.assign_epoch_start(epoch, start) {
-                Err(error) if !error.is_full() => return self.go_offline(error.to_string()),
-                // Written down before the first record, when there is room for that.
-                _ => {}
-            }
+            log.assign_epoch_start(epoch, start);
         }
         // What a durable topic's follower had not synced yet would hold the high watermark until the next append.
         let flush = self.config.is_durable() && log.recovery_point() < log.log_end();

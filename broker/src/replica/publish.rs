@@ -5,11 +5,11 @@
 //! metadata has given it by the time its log is open.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use odradek_broker_storage::{DeferredDelete, Log, LogDir, LogDirs, LogError, ProducerStateConfig};
+use odradek_broker_storage::{DeferredDelete, LoadRequest, Log, LogDir, LogDirs, LogError, ProducerStateConfig};
 use odradek_common::{TopicIdPartition, TopicPartition, Uuid};
 use odradek_metadata::{Delta, Image, ResourceType, directory};
 use odradek_node::World;
@@ -19,6 +19,9 @@ use super::partition::Partition;
 
 /// Jobs into which the opening of many logs is split.
 const OPENING_JOBS: usize = 4;
+
+/// How often the opening of all logs says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A log's directory may still be taken by a deleted topic of the same name, whose log another job is moving away.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -52,7 +55,7 @@ impl ReplicaManager {
                     let after = partition.on_metadata(registration, self.context(image));
                     self.finish(&partition, after);
                     self.fetchers.refetch(self, &partition);
-                    if let Some((directory, _)) = partition.saved_checkpoint() {
+                    if let Some(directory) = partition.saved_dir() {
                         self.tell_directory(id, directory.id);
                     }
                 } else {
@@ -187,7 +190,13 @@ impl ReplicaManager {
     }
 
     fn make_log(&self, partition: &Partition) -> Result<Log, OpenError> {
-        let claimed = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition.id);
+        let mut unclaimed = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let claimed = unclaimed.remove(&partition.id);
+        if unclaimed.is_empty() {
+            // Its table has had room for every log.
+            unclaimed.shrink_to_fit();
+        }
+        drop(unclaimed);
         if let Some(log) = claimed {
             return Ok(log);
         }
@@ -205,12 +214,11 @@ impl ReplicaManager {
             return Err(OpenError::Offline);
         }
         let wanted = found.or_else(|| self.moves.take_preferred(&partition.name)).or(wanted);
-        let config = self.partition_config(&partition.name.topic, &image).log;
         let made = self.dirs.create(
             partition.name.clone(),
             partition.id.topic_id,
             wanted,
-            config,
+            partition.log_config(),
             self.producer_config(),
             self.world.timestamp(),
         );
@@ -297,47 +305,94 @@ impl ReplicaManager {
         self.forget_cleaned(&dirs);
     }
 
-    /// Opens every log that the directories hold, before the first metadata is here.
+    /// Opens every log that the directories hold, before the first metadata is here: in each directory so many at a time
+    /// as `num.recovery.threads.per.data.dir` says.
     pub(super) async fn load(self: &Arc<Self>) {
-        let config = self.default_log_config();
-        let (producers, now) = (self.producer_config(), self.world.timestamp());
+        let begun = self.world.instant();
         let dirs = self.dirs.clone();
         let (requests, futures) = self.world.on_disk(move || (dirs.partitions(), dirs.future_logs())).await;
         self.moves.found(futures);
-        let batch = requests.len().div_ceil(self.config.log.recovery_threads_per_dir.max(1) * 2).max(1);
-        let mut jobs = Vec::new();
-        let mut requests = requests.into_iter().peekable();
-        while requests.peek().is_some() {
-            let batch: Vec<_> = requests.by_ref().take(batch).collect();
-            let config = config.clone();
-            let manager = self.clone();
-            jobs.push(self.world.on_disk(move || {
-                let mut logs = Vec::with_capacity(batch.len());
-                for request in batch {
-                    let (name, topic_id) = (request.location.partition.clone(), request.topic_id);
-                    let dir = request.location.log_dir.id;
-                    let Some(topic_id) = topic_id else {
-                        tracing::warn!(partition = %name, "a log has no topic id: it is left alone");
-                        continue;
-                    };
-                    match LogDirs::load(request, topic_id, config.clone(), producers, now) {
-                        Ok(log) => logs.push(log),
-                        Err(error) => {
-                            tracing::error!(partition = %name, %error, "a log cannot be opened");
-                            manager.unopened.lock().unwrap_or_else(PoisonError::into_inner).insert(name, dir);
-                        }
-                    }
-                }
-                logs
-            }));
+        let loading = Arc::new(Loading { total: requests.len(), ..Loading::default() });
+        let mut queues: BTreeMap<Uuid, Vec<LoadRequest>> = BTreeMap::new();
+        for request in requests {
+            queues.entry(request.location.log_dir.id).or_default().push(request);
         }
-        for logs in futures::future::join_all(jobs).await {
-            let mut unclaimed = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
-            for log in logs {
-                let id = TopicIdPartition { topic_id: log.topic_id(), partition: log.partition().partition };
-                unclaimed.insert(id, log);
+        let mut workers = Vec::new();
+        for queue in queues.into_values() {
+            let queue = Arc::new(Mutex::new(queue));
+            for _ in 0..self.config.log.recovery_threads_per_dir.max(1) {
+                let (manager, queue, loading) = (self.clone(), queue.clone(), loading.clone());
+                workers.push(self.world.on_disk(move || manager.load_from(&queue, &loading)));
             }
         }
+        let workers = futures::future::join_all(workers);
+        tokio::pin!(workers);
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut workers => break,
+                () = self.world.sleep(PROGRESS_INTERVAL) => loading.tell(self.dirs.scanned_bytes(), "opening logs"),
+            }
+        }
+        let took = self.world.instant().saturating_since(begun);
+        if loading.total > 0 {
+            loading.tell(self.dirs.scanned_bytes(), &format!("opened the logs in {} ms", took.as_millis()));
+        }
+        let manager = self.clone();
+        self.world.on_disk(move || manager.write_loaded()).await;
+    }
+
+    /// Opens logs until the queue is empty.
+    fn load_from(&self, queue: &Mutex<Vec<LoadRequest>>, loading: &Loading) {
+        let config = self.default_log_config();
+        let (producers, now) = (self.producer_config(), self.world.timestamp());
+        loop {
+            let Some(request) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
+            let (name, dir) = (request.location.partition.clone(), request.location.log_dir.id);
+            match request.topic_id {
+                None => tracing::warn!(partition = %name, "a log has no topic id: it is left alone"),
+                Some(topic_id) => match LogDirs::load(request, topic_id, config.clone(), producers, now) {
+                    Ok(log) => {
+                        let id = TopicIdPartition { topic_id, partition: name.partition };
+                        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).insert(id, log);
+                    }
+                    Err(error) => {
+                        tracing::error!(partition = %name, %error, "a log cannot be opened");
+                        self.unopened.lock().unwrap_or_else(PoisonError::into_inner).insert(name, dir);
+                    }
+                },
+            }
+            loading.done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// After a crash a log may have been cut below the recovery point on disk. A later crash would trust what is appended
+    /// from now on if that stayed.
+    fn write_loaded(&self) {
+        if self.dirs.was_clean() {
+            return;
+        }
+        for dir in self.dirs.online() {
+            // A failure takes the directory offline, which whoever appends learns; on a full disk nothing is appended.
+            let written = self.write_checkpoint(dir, |dirs, dir, saved| dirs.write_recovery_points(dir, saved));
+            if let Err(error) = written {
+                tracing::error!(%error, "the recovery points were not written");
+            }
+        }
+    }
+}
+
+/// How far the opening of all logs is.
+#[derive(Debug, Default)]
+struct Loading {
+    total: usize,
+    done: AtomicUsize,
+}
+
+impl Loading {
+    fn tell(&self, bytes: u64, what: &str) {
+        let (done, total) = (self.done.load(Ordering::Relaxed), self.total);
+        tracing::info!(logs = done, of = total, recovered_mib = bytes >> 20, "{what}");
     }
 }
 

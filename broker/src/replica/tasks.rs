@@ -2,11 +2,14 @@
 //! end of it all.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use odradek_broker_storage::{DeferredDelete, LogDirs, PartitionCheckpoint};
+use odradek_broker_storage::{
+    CheckpointOffsets, DeferredDelete, FlushJob, LogDir, LogDirs, PartitionCheckpoint, StorageError,
+};
 use odradek_common::config::BrokerConfig;
 use odradek_common::{BrokerEpoch, Uuid};
 use odradek_node::World;
@@ -17,8 +20,19 @@ use super::isr::{self, ControllerClient};
 use super::partition::Partition;
 use super::publish::remove_later;
 
-/// Files of closed segments that nobody has read for so long are closed, and forgotten producers dropped.
+/// Files that nobody has used for so long are closed, memory that waits for appends is given back, forgotten producers are
+/// dropped.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Jobs into which the closing of all logs is split.
+const CLOSING_JOBS: usize = 4;
+
+/// Files that are synced one by one at a clean shutdown. The sync of a whole file system takes what others have written to
+/// it along, and is worth it for many.
+const SYNCED_ALONE_MAX: usize = 64;
+
+/// Partitions that are looked at in one go on the disk pool.
+const LOOKED_AT_ONCE: usize = 64;
 
 /// Whether a partition's flush is running: one at a time, and what comes meanwhile in the next (group commit).
 #[derive(Debug, Default)]
@@ -45,6 +59,13 @@ impl FlushState {
         let next = |state| Some(if state == AGAIN { RUNNING } else { IDLE });
         self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(AGAIN)
     }
+}
+
+/// A log that was closed, and what is to be synced of it.
+struct Closing {
+    partition: Arc<Partition>,
+    dir: Option<Uuid>,
+    job: Result<Option<FlushJob>, ()>,
 }
 
 impl ReplicaManager {
@@ -82,8 +103,14 @@ impl ReplicaManager {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
+        let partitions = self.all_partitions();
+        let jobs = partitions.chunks(partitions.len().div_ceil(CLOSING_JOBS).max(1)).map(|batch| {
+            let (manager, batch) = (self.clone(), batch.to_vec());
+            self.world.on_disk(move || batch.into_iter().map(|partition| manager.close_log(partition)).collect())
+        });
+        let jobs: Vec<Vec<Closing>> = futures::future::join_all(jobs).await;
         let manager = self.clone();
-        self.world.on_disk(move || manager.close_logs(broker_epoch)).await;
+        self.world.on_disk(move || manager.sync_closed(jobs.into_iter().flatten().collect(), broker_epoch)).await;
     }
 
     /// Ends all tasks and leaves the logs as they are, as a crash does.
@@ -95,15 +122,25 @@ impl ReplicaManager {
         }
     }
 
-    fn close_logs(&self, broker_epoch: Option<BrokerEpoch>) {
+    fn close_log(&self, partition: Arc<Partition>) -> Closing {
+        let job = partition.shut_down(self.world.now());
+        if let Err(error) = &job {
+            tracing::error!(partition = %partition.name, %error, "a log was not closed cleanly");
+        }
+        Closing { dir: partition.saved_dir().map(|dir| dir.id), partition, job: job.map_err(drop) }
+    }
+
+    /// Makes all that was closed durable, and says so in each directory that it holds for.
+    fn sync_closed(&self, closed: Vec<Closing>, broker_epoch: Option<BrokerEpoch>) {
         let now = self.world.now();
-        let mut failed: Vec<Uuid> = Vec::new();
-        for partition in self.all_partitions() {
-            if let Err(error) = partition.shut_down(now) {
-                tracing::error!(partition = %partition.name, %error, "a log was not closed cleanly");
-                failed.extend(partition.saved_checkpoint().map(|(dir, _)| dir.id));
+        let mut failed: Vec<Uuid> = closed.iter().filter(|log| log.job.is_err()).filter_map(|log| log.dir).collect();
+        let mut jobs: HashMap<Uuid, Vec<(Arc<Partition>, FlushJob)>> = HashMap::new();
+        for log in closed {
+            if let (Some(dir), Ok(Some(job))) = (log.dir, log.job) {
+                jobs.entry(dir).or_default().push((log.partition, job));
             }
         }
+        // What metadata never claimed; there are none but in a broker that is stopped as it starts.
         for log in self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
             if let Err(error) = log.close(now.wall) {
                 tracing::error!(partition = %log.partition(), %error, "a log was not closed cleanly");
@@ -111,8 +148,9 @@ impl ReplicaManager {
             }
         }
         for dir in self.dirs.online() {
+            let is_synced = self.sync_logs(dir, jobs.remove(&dir.id).unwrap_or_default());
             let written = self.write_checkpoint(dir, |dirs, dir, saved| dirs.write_checkpoints(dir, saved));
-            if written.is_err() || failed.contains(&dir.id) {
+            if !is_synced || written.is_err() || failed.contains(&dir.id) {
                 continue;
             }
             let epoch = broker_epoch.unwrap_or(BrokerEpoch::NONE);
@@ -120,6 +158,26 @@ impl ReplicaManager {
                 tracing::error!(%error, "the next start recovers the logs of this directory");
             }
         }
+    }
+
+    /// Syncs closed logs: a few one by one, many with the whole file system. Whether all are durable.
+    fn sync_logs(&self, dir: &LogDir, jobs: Vec<(Arc<Partition>, FlushJob)>) -> bool {
+        let count: usize = jobs.iter().map(|(_, job)| job.count()).sum();
+        let is_whole = count > SYNCED_ALONE_MAX && dir.sync_whole().unwrap_or(false);
+        let image = self.image();
+        let mut all = true;
+        for (partition, job) in jobs {
+            let flushed = if is_whole { Ok(job.was_synced_whole()) } else { job.run() };
+            match flushed {
+                // The partition serves no more, and nobody waits on it.
+                Ok(flushed) => partition.flushed(flushed, self.context(&image)).wake.fire(),
+                Err(error) => {
+                    tracing::error!(partition = %partition.name, %error, "a log was not closed cleanly");
+                    all = false;
+                }
+            }
+        }
+        all
     }
 
     // ---- flushes ----
@@ -195,12 +253,8 @@ impl ReplicaManager {
         loop {
             self.world.sleep(self.config.replication.high_watermark_checkpoint_interval).await;
             let manager = self.clone();
-            written = self
-                .world
-                .on_disk(move || {
-                    manager.checkpoint(written, LogDirs::write_high_watermarks, |log| (log.high_watermark.0, 0))
-                })
-                .await;
+            let work = move || manager.checkpoint(written, LogDirs::write_high_watermarks, |log| log.high_watermark.0);
+            written = self.world.on_disk(work).await;
         }
     }
 
@@ -211,43 +265,38 @@ impl ReplicaManager {
         loop {
             self.world.sleep(interval).await;
             let manager = self.clone();
-            written = self
-                .world
-                .on_disk(move || {
-                    manager.checkpoint(written, LogDirs::write_checkpoints, |log| {
-                        (log.recovery_point.0, log.log_start.map_or(-1, |start| start.0))
-                    })
-                })
-                .await;
+            let key = |log: &CheckpointOffsets| (log.recovery_point.0, log.log_start.map_or(-1, |start| start.0));
+            let work = move || manager.checkpoint(written, LogDirs::write_checkpoints, key);
+            written = self.world.on_disk(work).await;
         }
     }
 
-    /// Writes the checkpoints of the directories in which something has changed since `written`.
-    fn checkpoint(
+    /// Writes the checkpoints of the directories in which something has changed since `written`, which has a digest of
+    /// what was written of each: of thousands of partitions most change nothing, and their lines would be more than they
+    /// are.
+    fn checkpoint<K: Hash>(
         &self,
-        mut written: HashMap<Uuid, Vec<Line>>,
-        write: impl Fn(
-            &LogDirs,
-            &odradek_broker_storage::LogDir,
-            &[PartitionCheckpoint],
-        ) -> Result<(), odradek_broker_storage::StorageError>,
-        key: impl Fn(&PartitionCheckpoint) -> (i64, i64),
-    ) -> HashMap<Uuid, Vec<Line>> {
+        mut written: HashMap<Uuid, u64>,
+        write: impl Fn(&LogDirs, &LogDir, &[PartitionCheckpoint]) -> Result<(), StorageError>,
+        key: impl Fn(&CheckpointOffsets) -> K,
+    ) -> HashMap<Uuid, u64> {
+        let mut digests: HashMap<Uuid, u64> = HashMap::new();
         for partition in self.all_partitions() {
-            partition.refresh_checkpoint();
+            let Some((dir, offsets)) = partition.refresh_checkpoint() else { continue };
+            let mut line = DefaultHasher::new();
+            (partition.id, key(&offsets)).hash(&mut line);
+            // In any order of the lines the same.
+            let digest = digests.entry(dir).or_insert(1);
+            *digest = digest.wrapping_add(line.finish());
         }
         for dir in self.dirs.online() {
-            let result = self.write_checkpoint(dir, |dirs, dir, saved| {
-                let lines: Vec<Line> = saved.iter().map(|log| (log.partition.clone(), key(log))).collect();
-                if written.get(&dir.id) == Some(&lines) {
-                    return Ok(());
-                }
-                write(dirs, dir, saved)?;
-                written.insert(dir.id, lines);
-                Ok(())
-            });
-            if let Err(error) = result {
-                tracing::error!(%error, "a checkpoint was not written");
+            let digest = digests.get(&dir.id).copied().unwrap_or_default();
+            if written.get(&dir.id) == Some(&digest) {
+                continue;
+            }
+            match self.write_checkpoint(dir, &write) {
+                Ok(()) => drop(written.insert(dir.id, digest)),
+                Err(error) => tracing::error!(%error, "a checkpoint was not written"),
             }
         }
         written
@@ -257,17 +306,15 @@ impl ReplicaManager {
     async fn retain(self: Arc<Self>) {
         loop {
             self.world.sleep(self.config.log.retention_check_interval).await;
-            for partition in self.all_partitions().into_iter().filter(|partition| !partition.is_compacted()) {
-                let (manager, now) = (self.clone(), self.world.timestamp());
-                let deferred = self
-                    .world
-                    .on_disk(move || {
-                        let deferred = partition.with_log(|log| log.delete_old_segments(now));
-                        drop(manager);
-                        deferred
-                    })
-                    .await;
-                if let Some(deferred) = deferred.filter(|deferred| !deferred.is_empty()) {
+            for batch in self.all_partitions().chunks(LOOKED_AT_ONCE) {
+                let (batch, now) = (batch.to_vec(), self.world.timestamp());
+                let work = move || {
+                    let retained = batch.iter().filter(|partition| !partition.is_compacted());
+                    let deferred =
+                        retained.filter_map(|partition| partition.with_log(|log| log.delete_old_segments(now)));
+                    deferred.filter(|deferred| !deferred.is_empty()).collect::<Vec<_>>()
+                };
+                for deferred in self.world.on_disk(work).await {
                     self.delete_later(deferred);
                 }
             }
@@ -283,15 +330,21 @@ impl ReplicaManager {
         loop {
             self.world.sleep(TIDY_INTERVAL).await;
             let now = self.world.timestamp();
-            for partition in self.all_partitions() {
-                let _ = partition.with_log(|log| {
-                    log.release_idle_files();
-                    log.expire_producers(now);
-                    Ok(())
-                });
+            for batch in self.all_partitions().chunks(LOOKED_AT_ONCE) {
+                let batch = batch.to_vec();
+                let work = move || {
+                    for partition in batch {
+                        let _ = partition.with_log(|log| {
+                            log.expire_producers(now);
+                            log.release_idle_memory()
+                        });
+                    }
+                };
+                self.world.on_disk(work).await;
+            }
+            if let Some(files) = self.dirs.open_files().cloned() {
+                self.world.on_disk(move || files.close_idle()).await;
             }
         }
     }
 }
-
-type Line = (odradek_common::TopicPartition, (i64, i64));

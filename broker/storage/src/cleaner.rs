@@ -443,7 +443,7 @@ impl Cleaning {
     fn open_output(&self, range: &Range<usize>) -> Result<Output, CleanError> {
         let sources = self.sources.get(range.clone()).unwrap_or_default();
         let base = sources.first().map_or(0, |source| source.base);
-        let segment = Segment::create(&self.cleaned_place, base, self.now)?;
+        let segment = Segment::create(&self.cleaned_place, base, 0, self.now)?;
         let last_source = range.start + sources.iter().rposition(|source| source.size > 0).unwrap_or(0);
         Ok(Output { segment, source: range.start, position: 0, last_source })
     }
@@ -455,7 +455,7 @@ impl Cleaning {
         let mut segment = output.segment;
         segment.close_indexes(place)?;
         let mut files = Vec::new();
-        segment.take_unsynced(place, &mut files)?;
+        segment.take_unsynced(place, true, &mut files)?;
         let path = || place.file(segment.base, txn_index::SUFFIX);
         files.push(place.guard("creating", path, place.fs.open(&path(), OpenMode::Create))?);
         for file in files {

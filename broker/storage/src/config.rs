@@ -57,9 +57,16 @@ pub struct LogConfig {
     pub min_compaction_lag_ms: i64,
     /// `max.compaction.lag.ms`
     pub max_compaction_lag_ms: i64,
+    /// `preallocate`: a segment's file has its whole length from the start.
+    pub preallocate: bool,
 }
 
 impl LogConfig {
+    /// The bytes that a new segment's file begins with.
+    pub(crate) fn preallocated_bytes(&self) -> u64 {
+        if self.preallocate { u64::from(self.segment_bytes) } else { 0 }
+    }
+
     /// How long a segment collects: a compacted topic's records must get out of the active segment in time.
     pub fn segment_ms_max(&self) -> i64 {
         let lag = self.max_compaction_lag_ms;
@@ -93,6 +100,7 @@ impl Default for LogConfig {
             min_cleanable_dirty_ratio: 0.5,
             min_compaction_lag_ms: 0,
             max_compaction_lag_ms: i64::MAX,
+            preallocate: false,
         }
     }
 }

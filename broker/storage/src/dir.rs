@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use odradek_common::Uuid;
-use odradek_common::fs::{Fs, is_full};
+use odradek_common::fs::{Fs, WholeFs, is_full, is_out_of_descriptors};
 
 use crate::error::{SYNCING, StorageError};
+use crate::log_file::OpenFiles;
 
 /// How much may still be written to a directory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -42,6 +43,12 @@ pub struct LogDir {
     left: AtomicI64,
     gap: AtomicI64,
     on_failure: OnceLock<Hook>,
+    /// What logs have open, here and in the other directories.
+    pub(crate) files: Arc<OpenFiles>,
+    /// `None`: not to be synced as a whole.
+    whole: Option<Arc<dyn WholeFs>>,
+    /// Bytes that recoveries have read and checked.
+    scanned: AtomicU64,
 }
 
 impl fmt::Debug for LogDir {
@@ -55,7 +62,17 @@ impl fmt::Debug for LogDir {
 }
 
 impl LogDir {
+    /// A directory that shares nothing with others.
     pub fn new(path: impl Into<PathBuf>, id: Uuid) -> Arc<Self> {
+        Self::sharing(path, id, OpenFiles::new(OpenFiles::COUNT_DEFAULT), None)
+    }
+
+    pub(crate) fn sharing(
+        path: impl Into<PathBuf>,
+        id: Uuid,
+        files: Arc<OpenFiles>,
+        whole: Option<Arc<dyn WholeFs>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             path: path.into(),
             id,
@@ -64,7 +81,32 @@ impl LogDir {
             left: AtomicI64::new(i64::MAX),
             gap: AtomicI64::new(0),
             on_failure: OnceLock::new(),
+            files,
+            whole,
+            scanned: AtomicU64::new(0),
         })
+    }
+
+    /// The files that logs have open.
+    pub fn open_files(&self) -> &Arc<OpenFiles> {
+        &self.files
+    }
+
+    /// Bytes that the recovery of logs has read and checked so far.
+    pub fn scanned_bytes(&self) -> u64 {
+        self.scanned.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_scanned(&self, bytes: u64) {
+        self.scanned.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Syncs the file system that the directory is on, with all that logs have written to it. `false`: that cannot be
+    /// done here, and each file is to be synced by itself.
+    pub fn sync_whole(&self) -> Result<bool, StorageError> {
+        self.check()?;
+        let Some(whole) = &self.whole else { return Ok(false) };
+        self.guard(SYNCING, || self.path.clone(), whole.sync()).map(|()| true)
     }
 
     /// Calls this once, on the thread that comes upon the failure, when the directory goes offline. Only the first hook
@@ -133,7 +175,9 @@ impl LogDir {
     }
 
     fn error(&self, operation: &'static str, path: PathBuf, error: &io::Error) -> StorageError {
-        StorageError { dir: self.path.clone(), path, operation, kind: error.kind(), message: error.to_string() }
+        // A descriptor is room of another kind, and missed as much: the directory is as good as full for a moment.
+        let kind = if is_out_of_descriptors(error) { io::ErrorKind::StorageFull } else { error.kind() };
+        StorageError { dir: self.path.clone(), path, operation, kind, message: error.to_string() }
     }
 
     /// Turns a failed operation into the end of this directory, unless it failed for want of room.
@@ -165,67 +209,63 @@ pub(crate) struct Place {
     pub log_dir: Arc<LogDir>,
     /// Behind every file's name: nothing, but for a segment that is being cleaned.
     pub tail: &'static str,
+    state: Arc<PlaceState>,
+}
+
+/// What a log's place has in common with that of the files that are cleaned beside it.
+#[derive(Debug, Default)]
+struct PlaceState {
     /// The log was deleted, and with it the directory's name, or closed: nothing is cleaned any more.
-    gone: Arc<AtomicBool>,
+    gone: AtomicBool,
     /// Grows with each truncation, so that a flush or a cleaning that began before comes to nothing.
-    truncations: Arc<AtomicU64>,
+    truncations: AtomicU64,
     /// Held by each step of a cleaning, which works without the partition's lock: while it is held, the directory keeps
     /// its name, and its files their bytes.
-    cleaning: Arc<Mutex<()>>,
+    cleaning: Mutex<()>,
 }
 
 impl Place {
     pub fn new(fs: Arc<dyn Fs>, dir: PathBuf, log_dir: Arc<LogDir>) -> Self {
-        let (gone, truncations, cleaning) = (Arc::default(), Arc::default(), Arc::default());
-        Self { fs, dir, log_dir, tail: "", gone, truncations, cleaning }
+        Self { fs, dir, log_dir, tail: "", state: Arc::default() }
     }
 
     /// The same directory, for files that are not the log's yet.
     pub fn with_tail(&self, tail: &'static str) -> Self {
-        let Self { fs, dir, log_dir, gone, truncations, cleaning, .. } = self;
-        let (fs, dir, log_dir) = (fs.clone(), dir.clone(), log_dir.clone());
-        Self {
-            fs,
-            dir,
-            log_dir,
-            tail,
-            gone: gone.clone(),
-            truncations: truncations.clone(),
-            cleaning: cleaning.clone(),
-        }
+        let Self { fs, dir, log_dir, state, .. } = self;
+        Self { fs: fs.clone(), dir: dir.clone(), log_dir: log_dir.clone(), tail, state: state.clone() }
     }
 
     /// How often the log was truncated.
     pub fn truncations(&self) -> u64 {
-        self.truncations.load(Ordering::Acquire)
+        self.state.truncations.load(Ordering::Acquire)
     }
 
     /// In the place of another log, of which flushes may be under way.
     pub fn start_truncations_at(&self, count: u64) {
-        self.truncations.store(count, Ordering::Release);
+        self.state.truncations.store(count, Ordering::Release);
     }
 
     /// The log is about to be cut: a cleaning that is under way ends, and makes no step while the guard is held. What it
     /// reads would be gone, and a read behind a file's end would look like a failing disk.
     pub fn begin_truncation(&self) -> MutexGuard<'_, ()> {
         let guard = self.hold_cleaning();
-        self.truncations.fetch_add(1, Ordering::AcqRel);
+        self.state.truncations.fetch_add(1, Ordering::AcqRel);
         guard
     }
 
     /// The log is deleted or closed: a cleaning makes no more files, which might land in the directory of another topic
     /// of this name. Waits for the step that is under way.
     pub fn end_cleaning(&self) -> MutexGuard<'_, ()> {
-        self.gone.store(true, Ordering::Release);
+        self.state.gone.store(true, Ordering::Release);
         self.hold_cleaning()
     }
 
     pub fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+        self.state.gone.load(Ordering::Acquire)
     }
 
     pub fn hold_cleaning(&self) -> MutexGuard<'_, ()> {
-        self.cleaning.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.cleaning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `{base:020}{suffix}`, as `00000000000000000042.log`.

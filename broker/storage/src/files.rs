@@ -17,7 +17,7 @@ use odradek_records::{Batch, BatchError, BatchHeader};
 use crate::leader_epochs::{EpochEntry, LeaderEpochs};
 use crate::offset_index::OffsetPosition;
 use crate::recovery::base_of;
-use crate::scan::{RECOVERY_BUFFER_BYTES, Scan, ScanError};
+use crate::scan::{RECOVERY_BUFFER_BYTES, Scan, ScanError, is_unwritten};
 use crate::segment::LOG_SUFFIX;
 use crate::txn_index::AbortedTxn;
 use crate::{checkpoints, leader_epochs, offset_index, producer_snapshot, time_index, txn_index};
@@ -146,6 +146,11 @@ impl BatchFile {
             ended = !matches!(found, Some(Ok(_)));
             found
         })
+    }
+
+    /// Whether there is nothing but zeros from `position` on: room that was allocated and not written.
+    pub fn is_unwritten_from(&self, position: u64) -> io::Result<bool> {
+        is_unwritten(&*self.file, position, self.len)
     }
 
     /// The batch that was found, with its bytes.

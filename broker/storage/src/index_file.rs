@@ -2,7 +2,8 @@
 //!
 //! Nothing is mapped. The newest entries of an active segment wait in memory and are written in groups, when the
 //! segment is flushed, rolled or closed: after a crash the index of whatever was not flushed is rebuilt anyway. Older
-//! entries are searched by `pread`.
+//! entries are searched by `pread`. A segment without a record has no index files: thousands of partitions that were
+//! just made would have two more files each.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use odradek_common::fs::{File, OpenMode, is_full};
 
 use crate::dir::Place;
+use crate::log_file::FileSlot;
 
 /// Entries that wait in memory: 64 of 12 bytes are 768 bytes for each active segment.
 const PENDING_ENTRIES_MAX: usize = 64;
@@ -21,24 +23,31 @@ const BLOCK_ENTRIES: usize = 128;
 /// `N`: bytes of an entry.
 #[derive(Debug)]
 pub(crate) struct IndexFile<const N: usize> {
-    base: i64,
+    pub base: i64,
     suffix: &'static str,
-    file: Mutex<Option<Arc<dyn File>>>,
+    file: FileSlot,
     /// Entries in the file; `None`: not looked at yet.
     stored: Mutex<Option<u32>>,
     pending: Vec<[u8; N]>,
     dirty: bool,
+    /// There is no file.
+    is_unborn: bool,
 }
 
 impl<const N: usize> IndexFile<N> {
     /// An index whose file is there, to be looked at when it is needed.
     pub fn existing(base: i64, suffix: &'static str) -> Self {
-        Self { base, suffix, file: Mutex::default(), stored: Mutex::new(None), pending: Vec::new(), dirty: false }
+        Self::with(base, suffix, None)
     }
 
     /// The index of a new segment. No file is made before there is something to store.
     pub fn new(base: i64, suffix: &'static str) -> Self {
-        Self { base, suffix, file: Mutex::default(), stored: Mutex::new(Some(0)), pending: Vec::new(), dirty: true }
+        Self::with(base, suffix, Some(0))
+    }
+
+    fn with(base: i64, suffix: &'static str, stored: Option<u32>) -> Self {
+        let (file, pending, is_unborn) = (FileSlot::default(), Vec::new(), stored.is_some());
+        Self { base, suffix, file, stored: Mutex::new(stored), pending, dirty: is_unborn, is_unborn }
     }
 
     pub fn path(&self, place: &Place) -> std::path::PathBuf {
@@ -46,18 +55,20 @@ impl<const N: usize> IndexFile<N> {
     }
 
     fn open(&self, place: &Place, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        let mut slot = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &*slot {
-            return Ok(file.clone());
-        }
-        let file = place.fs.open(&self.path(place), mode)?;
-        *slot = Some(file.clone());
-        Ok(file)
+        self.file.get(&place.log_dir, || {
+            let path = self.path(place);
+            Ok((place.fs.open(&path, mode)?, path))
+        })
     }
 
     /// Lets go of the descriptor, which the next look-up opens again.
     pub fn release(&self) {
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.file.release();
+    }
+
+    /// Gives back the memory that entries have waited in.
+    pub fn shrink(&mut self) {
+        self.pending.shrink_to_fit();
     }
 
     fn stored(&self, place: &Place) -> io::Result<u32> {
@@ -126,17 +137,17 @@ impl<const N: usize> IndexFile<N> {
         }
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored + self.pending.len() as u32);
         self.pending.clear();
-        self.dirty = true;
+        (self.dirty, self.is_unborn) = (true, false);
         Ok(())
     }
 
-    /// Writes what waits, makes the file when there is none, and hands it out when it has to be synced.
-    pub fn take_unsynced(&mut self, place: &Place) -> io::Result<Option<Arc<dyn File>>> {
+    /// Writes what waits and hands the file out when it has to be synced. With `make` it is made when there is none.
+    pub fn take_unsynced(&mut self, place: &Place, make: bool) -> io::Result<Option<Arc<dyn File>>> {
         self.spill(place)?;
-        if !self.dirty {
+        if !self.dirty || (self.is_unborn && !make) {
             return Ok(None);
         }
-        self.dirty = false;
+        (self.dirty, self.is_unborn) = (false, false);
         self.open(place, OpenMode::Create).map(Some)
     }
 
@@ -154,16 +165,22 @@ impl<const N: usize> IndexFile<N> {
         self.pending.clear();
         self.open(place, OpenMode::Create)?.set_len((count * N) as u64)?;
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = Some(count as u32);
-        self.dirty = true;
+        (self.dirty, self.is_unborn) = (true, false);
         Ok(())
     }
 
     /// Drops all entries, and whatever the file holds.
     pub fn reset(&mut self, place: &Place) -> io::Result<()> {
         self.pending.clear();
+        if self.is_unborn {
+            return Ok(());
+        }
         match self.open(place, OpenMode::ReadWrite) {
-            Ok(file) => file.set_len(0)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(file) => {
+                file.set_len(0)?;
+                self.is_unborn = false;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_unborn = true,
             Err(error) => return Err(error),
         }
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = Some(0);

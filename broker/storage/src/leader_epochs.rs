@@ -1,6 +1,6 @@
 //! The leader epoch cache (KIP-101, KIP-279): which epoch began at which offset, kept in `leader-epoch-checkpoint`.
 //!
-//! The file is replaced by rename at each change, and synced with the log: what a power cut may take from it is rebuilt
+//! The file is replaced by rename when an epoch has its first record, or is dropped, and synced with the log: what a power cut may take from it is rebuilt
 //! from the batches, which carry their epochs. A torn file cannot pass for a whole one: it announces its number of lines
 //! and ends with a line feed.
 
@@ -47,6 +47,8 @@ pub(crate) struct LeaderEpochs {
     /// The file differs from what is in memory, or was written and not synced.
     unsaved: bool,
     unsynced: bool,
+    /// The last entry was announced, has no record, and is not in the file.
+    is_unborn: bool,
 }
 
 impl LeaderEpochs {
@@ -64,7 +66,9 @@ impl LeaderEpochs {
 
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut epochs = Self::default();
-        for line in parse_lines(bytes).ok()? {
+        let lines = parse_lines(bytes).ok()?;
+        epochs.entries.reserve_exact(lines.len());
+        for line in lines {
             let (epoch, start) = line.split_once(' ')?;
             let entry = EpochEntry { epoch: LeaderEpoch(epoch.parse().ok()?), start: Offset(start.parse().ok()?) };
             let ascends = epochs.latest().is_none_or(|last| last.epoch < entry.epoch && last.start < entry.start);
@@ -100,9 +104,27 @@ impl LeaderEpochs {
             }
             self.entries.pop();
         }
+        if self.entries.is_empty() {
+            self.entries.reserve_exact(1);
+        }
         self.entries.push(EpochEntry { epoch, start });
         self.unsaved = true;
         true
+    }
+
+    /// As [`LeaderEpochs::assign`], for an epoch that has no record yet. It is not worth a file before it has one: a start
+    /// drops it again, and nobody can have a record of it.
+    pub fn announce(&mut self, epoch: LeaderEpoch, start: Offset) {
+        let (was_unsaved, in_file) = (self.unsaved, self.entries.len() - usize::from(self.is_unborn));
+        if self.assign(epoch, start) && !was_unsaved {
+            self.is_unborn = self.entries.len() == in_file + 1;
+            self.unsaved = !self.is_unborn;
+        }
+    }
+
+    /// Records of the last epoch are about to be written: now it is to be saved.
+    pub fn confirm(&mut self) {
+        self.unsaved |= std::mem::take(&mut self.is_unborn);
     }
 
     /// Where `requested` ended, as far as this log knows.
@@ -131,8 +153,9 @@ impl LeaderEpochs {
     pub fn truncate_end(&mut self, end: Offset) {
         let kept = self.entries.partition_point(|entry| entry.start < end);
         if kept < self.entries.len() {
+            let is_unborn_alone = std::mem::take(&mut self.is_unborn) && kept + 1 == self.entries.len();
+            self.unsaved |= !is_unborn_alone;
             self.entries.truncate(kept);
-            self.unsaved = true;
         }
     }
 
@@ -150,7 +173,7 @@ impl LeaderEpochs {
     }
 
     pub fn clear(&mut self) {
-        self.unsaved |= !self.entries.is_empty();
+        self.unsaved |= self.entries.len() > usize::from(std::mem::take(&mut self.is_unborn));
         self.entries.clear();
     }
 
@@ -168,7 +191,7 @@ impl LeaderEpochs {
             let path = place.dir.join(FILE);
             let result = write_file_unsynced(&*place.fs, &path, self.encode().as_bytes());
             place.guard("writing", || path, result)?;
-            self.unsaved = false;
+            (self.unsaved, self.is_unborn) = (false, false);
             self.unsynced = true;
         }
         Ok(())
@@ -247,6 +270,25 @@ mod tests {
         assert_eq!(pairs(&epochs(&[(1, 5), (1, 3)])), [(1, 3)]);
         // An epoch without a record gives way to one that was there before.
         assert_eq!(pairs(&epochs(&[(1, 5), (2, 9), (1, 9)])), [(1, 5)]);
+    }
+
+    #[test]
+    fn an_epoch_without_a_record_is_not_saved() {
+        let mut known = LeaderEpochs::default();
+        known.announce(LeaderEpoch(1), Offset(0));
+        known.announce(LeaderEpoch(3), Offset(0));
+        assert_eq!((pairs(&known), known.unsaved), (vec![(3, 0)], false));
+        known.confirm();
+        assert!(known.unsaved);
+        known.unsaved = false;
+        known.announce(LeaderEpoch(4), Offset(10));
+        known.announce(LeaderEpoch(5), Offset(10));
+        assert_eq!((pairs(&known), known.unsaved), (vec![(3, 0), (5, 10)], false));
+        known.truncate_end(Offset(10));
+        assert_eq!((pairs(&known), known.unsaved), (vec![(3, 0)], false));
+        // It takes the place of one that is in the file.
+        known.announce(LeaderEpoch(6), Offset(0));
+        assert_eq!((pairs(&known), known.unsaved), (vec![(6, 0)], true));
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //! that found no room: it is undone, and the log goes on ([`StorageError::is_full`]). Damaged bytes are a typed error
 //! that names file, position and offset.
 //!
-//! **Invariant:** no index is mapped into memory, and a closed segment costs a few hundred bytes.
+//! **Invariant:** no index is mapped into memory; a segment that is not read costs a few hundred bytes and no descriptor;
+//! a log in which nothing happens costs less than 2 KiB.
 
 pub mod checkpoints;
 mod cleaner;
@@ -48,9 +49,10 @@ pub use log::{
     TimestampLookup, TimestampOffset, future_dir_name,
 };
 pub use log_dirs::{
-    DirFailure, FoundFuture, IdentityError, KAFKAS_METADATA_DIR, LOCK, LoadReport, LoadRequest, LogDirs, LogDirsConfig,
-    PartitionCheckpoint, format_directory, parse_partition,
+    CheckpointOffsets, DirFailure, FoundFuture, IdentityError, KAFKAS_METADATA_DIR, LOCK, LoadReport, LoadRequest,
+    LogDirs, LogDirsConfig, PartitionCheckpoint, format_directory, parse_partition,
 };
+pub use log_file::OpenFiles;
 pub use offset_index::OffsetPosition;
 pub use producer_state::{ActiveProducer, ProducerError};
 pub use recovery::{Damage, Recovery, RecoveryReport};

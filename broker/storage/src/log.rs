@@ -27,7 +27,7 @@ use crate::config::LogConfig;
 use crate::dir::{LogDir, Place};
 use crate::error::{LogError, StorageError};
 use crate::leader_epochs::{EpochEndOffset, EpochEntry, LeaderEpochs};
-use crate::log_dirs::PartitionCheckpoint;
+use crate::log_dirs::{CheckpointOffsets, PartitionCheckpoint};
 use crate::producer_snapshot;
 use crate::producer_state::{ActiveProducer, ProducerStates};
 use crate::recovery::RecoveryReport;
@@ -62,12 +62,15 @@ pub struct Log {
     /// Everything below is on disk.
     recovery_point: Offset,
     last_flush: Timestamp,
+    /// The log's end when [`Log::release_idle_memory`] was called last.
+    idle_end: Option<Offset>,
     /// Names were made in the partition's directory, or the directory itself, since the last sync.
     names_unsynced: bool,
     dir_unsynced: bool,
     /// Where the last cleaning ended, as the checkpoint has it; `None`: there was none.
     cleaned_to: Option<Offset>,
-    recovery: RecoveryReport,
+    /// `None`: nothing was found or done.
+    recovery: Option<Box<RecoveryReport>>,
 }
 
 impl Log {
@@ -100,7 +103,8 @@ impl Log {
 
     /// What opening the log found and did.
     pub fn recovery(&self) -> &RecoveryReport {
-        &self.recovery
+        const NOTHING: &RecoveryReport = &RecoveryReport::NOTHING;
+        self.recovery.as_deref().unwrap_or(NOTHING)
     }
 
     /// The first offset that can be read.
@@ -168,11 +172,9 @@ impl Log {
         self.epochs.epoch_at(offset)
     }
 
-    /// A leader notes that its epoch begins at the log's end, before it appends. When the disk is full the epoch counts
-    /// all the same, and the next append writes it down first.
-    pub fn assign_epoch_start(&mut self, epoch: LeaderEpoch, start: Offset) -> Result<(), StorageError> {
-        self.names_unsynced |= self.epochs.assign(epoch, start);
-        self.epochs.save(&self.place)
+    /// A leader notes that its epoch begins at the log's end. The next append writes it down first.
+    pub fn assign_epoch_start(&mut self, epoch: LeaderEpoch, start: Offset) {
+        self.epochs.announce(epoch, start);
     }
 
     /// Producers with state, ordered by id.
@@ -190,17 +192,26 @@ impl Log {
         self.producers.expire(now)
     }
 
-    /// Closes the files of closed segments that nobody has read since the last call; call it now and then.
-    pub fn release_idle_files(&self) {
-        let closed = self.segments.len().saturating_sub(1);
-        self.segments.iter().take(closed).for_each(Segment::release_idle);
+    /// Gives back the memory that only a log in use needs, when nothing was appended since the last call; call it now and
+    /// then. Files are closed by [`OpenFiles::close_idle`](crate::OpenFiles::close_idle).
+    pub fn release_idle_memory(&mut self) -> Result<(), LogError> {
+        self.check_online()?;
+        if self.idle_end.replace(self.log_end) != Some(self.log_end) || self.recent.is_empty() {
+            return Ok(());
+        }
+        self.recent = VecDeque::new();
+        let place = self.place.clone();
+        Ok(self.active_mut().release_idle_memory(&place)?)
     }
 
     /// What the checkpoints of the log directory have to say of this log.
     pub fn checkpoint(&self) -> PartitionCheckpoint {
+        PartitionCheckpoint::of(self.partition.clone(), self.checkpoint_offsets())
+    }
+
+    pub fn checkpoint_offsets(&self) -> CheckpointOffsets {
         let first = self.segments.first().map_or(0, |segment| segment.base);
-        PartitionCheckpoint {
-            partition: self.partition.clone(),
+        CheckpointOffsets {
             recovery_point: self.recovery_point,
             high_watermark: self.high_watermark,
             log_start: (self.log_start.0 > first).then_some(self.log_start),
@@ -230,9 +241,12 @@ impl Log {
         if self.active().base == base.0 {
             return Ok(());
         }
-        self.active_mut().close_indexes(&place)?;
+        let preallocated = self.config.preallocated_bytes();
+        let active = self.active_mut();
+        active.close_indexes(&place)?;
+        active.trim(&place)?;
         self.take_snapshot()?;
-        self.segments.push(Segment::create(&place, base.0, now)?);
+        self.segments.push(Segment::create(&place, base.0, preallocated, now)?);
         self.recent.clear();
         self.names_unsynced = true;
         Ok(())

@@ -20,6 +20,7 @@ use crate::config::{LogConfig, ProducerStateConfig};
 use crate::dir::LogDir;
 use crate::error::{LogError, StorageError};
 use crate::log::{Log, LogLocation, moving};
+use crate::log_file::OpenFiles;
 use crate::recovery::Recovery;
 
 /// Where a node of Kafka keeps the log and the snapshots of its metadata.
@@ -77,6 +78,8 @@ pub struct LogDirsConfig {
     pub node_id: BrokerId,
     /// When the broker has been told; else the directories say.
     pub cluster_id: Option<String>,
+    /// Files that logs may have open, all together.
+    pub open_files_max: usize,
 }
 
 /// What the checkpoints say of a partition.
@@ -89,6 +92,22 @@ pub struct PartitionCheckpoint {
     pub log_start: Option<Offset>,
     /// Only when it was compacted.
     pub cleaned_to: Option<Offset>,
+}
+
+/// As [`PartitionCheckpoint`], without the partition's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CheckpointOffsets {
+    pub recovery_point: Offset,
+    pub high_watermark: Offset,
+    pub log_start: Option<Offset>,
+    pub cleaned_to: Option<Offset>,
+}
+
+impl PartitionCheckpoint {
+    pub fn of(partition: TopicPartition, offsets: CheckpointOffsets) -> Self {
+        let CheckpointOffsets { recovery_point, high_watermark, log_start, cleaned_to } = offsets;
+        Self { partition, recovery_point, high_watermark, log_start, cleaned_to }
+    }
 }
 
 /// One usable directory.
@@ -179,13 +198,14 @@ impl LogDirs {
             meta.check(dir, config.node_id.0, Some(&cluster_id))?;
         }
         let mut slots = Vec::new();
+        let files = OpenFiles::new(config.open_files_max);
         for (dir, meta) in metas {
             let meta = meta.unwrap_or(MetaProperties {
                 cluster_id: cluster_id.clone(),
                 node_id: config.node_id.0,
                 directory_id: None,
             });
-            match open_slot(&*fs, &dir, meta, rng) {
+            match open_slot(&*fs, &dir, meta, &files, rng) {
                 Ok(slot) => slots.push(slot),
                 Err(SlotError::Fatal(error)) => return Err(error),
                 Err(SlotError::Io(error)) => {
@@ -199,6 +219,16 @@ impl LogDirs {
             (true, Some(first)) => Err(IdentityError::NoneUsable(first.clone())),
             _ => Ok(Self { fs, slots, cluster_id, failures, placing: Mutex::default() }),
         }
+    }
+
+    /// Bytes that recoveries have read and checked.
+    pub fn scanned_bytes(&self) -> u64 {
+        self.dirs().map(|dir| dir.scanned_bytes()).sum()
+    }
+
+    /// What logs have open.
+    pub fn open_files(&self) -> Option<&Arc<OpenFiles>> {
+        self.dirs().next().map(|dir| dir.open_files())
     }
 
     pub fn cluster_id(&self) -> &str {
@@ -392,7 +422,9 @@ impl LogDirs {
         producers: ProducerStateConfig,
         now: Timestamp,
     ) -> Result<Log, LogError> {
-        let mut log = Log::open(request.location, topic_id, config, producers, request.recovery, now)?;
+        let LoadRequest { location, recovery, .. } = request;
+        let found = request.topic_id;
+        let mut log = Log::open_in(location.dir(), location, topic_id, found, config, producers, recovery, now)?;
         log.set_high_watermark(request.high_watermark);
         Ok(log)
     }
@@ -477,7 +509,7 @@ impl LogDirs {
         let exists = log_dir.guard("opening", || path.clone(), self.fs.exists(&path))?;
         // Nothing is known of what the last process had synced.
         let recovery = Recovery { clean: !exists, ..Recovery::NEW };
-        let log = Log::open_in(path, location, topic_id, config, producers, recovery, now)?;
+        let log = Log::open_in(path, location, topic_id, None, config, producers, recovery, now)?;
         self.count(&log_dir, 1);
         Ok(log)
     }
@@ -553,7 +585,13 @@ impl From<std::io::Error> for SlotError {
     }
 }
 
-fn open_slot(fs: &dyn Fs, dir: &Path, mut meta: MetaProperties, rng: &mut dyn Rng) -> Result<Slot, SlotError> {
+fn open_slot(
+    fs: &dyn Fs,
+    dir: &Path,
+    mut meta: MetaProperties,
+    files: &Arc<OpenFiles>,
+    rng: &mut dyn Rng,
+) -> Result<Slot, SlotError> {
     fs.create_dir_all(dir)?;
     let lock = match fs.lock(&dir.join(LOCK)) {
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -576,6 +614,11 @@ fn open_slot(fs: &dyn Fs, dir: &Path, mut meta: MetaProperties, rng: &mut dyn Rn
             id
         }
     };
+    // Before the first write, so that it tells of each that fails.
+    let whole = match fs.whole(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => None,
+        result => Some(result?),
+    };
     let marker = checkpoints::read_clean_shutdown(fs, dir)?;
     if marker.is_some() {
         // From here on a crash is a crash.
@@ -583,7 +626,7 @@ fn open_slot(fs: &dyn Fs, dir: &Path, mut meta: MetaProperties, rng: &mut dyn Rn
         fs.sync_dir(dir)?;
     }
     Ok(Slot {
-        dir: LogDir::new(dir, id),
+        dir: LogDir::sharing(dir, id, files.clone(), whole),
         logs: AtomicUsize::new(0),
         clean: marker.is_some(),
         previous_broker_epoch: marker.flatten(),

@@ -21,7 +21,6 @@ pub struct OffsetPosition {
 
 #[derive(Debug)]
 pub(crate) struct OffsetIndex {
-    base: i64,
     pub file: IndexFile<ENTRY_BYTES>,
 }
 
@@ -37,24 +36,24 @@ fn relative(entry: &[u8; ENTRY_BYTES]) -> u32 {
 
 impl OffsetIndex {
     pub fn existing(base: i64) -> Self {
-        Self { base, file: IndexFile::existing(base, SUFFIX) }
+        Self { file: IndexFile::existing(base, SUFFIX) }
     }
 
     pub fn new(base: i64) -> Self {
-        Self { base, file: IndexFile::new(base, SUFFIX) }
+        Self { file: IndexFile::new(base, SUFFIX) }
     }
 
     fn decode(&self, entry: [u8; ENTRY_BYTES]) -> OffsetPosition {
-        decode(self.base, entry)
+        decode(self.file.base, entry)
     }
 
     /// Whether an offset can be stored: its distance to the base fits a positive `i32`.
     pub fn can_hold(&self, offset: i64) -> bool {
-        (0..=i64::from(i32::MAX)).contains(&offset.wrapping_sub(self.base))
+        (0..=i64::from(i32::MAX)).contains(&offset.wrapping_sub(self.file.base))
     }
 
     pub fn append(&mut self, place: &Place, offset: i64, position: u64) -> io::Result<()> {
-        let entry = ((offset - self.base) as u64) << 32 | (position & u64::from(u32::MAX));
+        let entry = ((offset - self.file.base) as u64) << 32 | (position & u64::from(u32::MAX));
         self.file.append(place, entry.to_be_bytes())
     }
 
@@ -64,11 +63,11 @@ impl OffsetIndex {
 
     /// The entry with the largest offset that is not above `target`; the segment's start when there is none.
     pub fn lookup(&self, place: &Place, target: i64) -> io::Result<OffsetPosition> {
-        let start = OffsetPosition { offset: self.base, position: 0 };
-        if target < self.base {
+        let start = OffsetPosition { offset: self.file.base, position: 0 };
+        if target < self.file.base {
             return Ok(start);
         }
-        let wanted = (target - self.base) as u64;
+        let wanted = (target - self.file.base) as u64;
         let found = self.file.last_where(place, |entry| u64::from(relative(entry)) <= wanted)?;
         Ok(found.map_or(start, |(_, entry)| self.decode(entry)))
     }
@@ -85,10 +84,10 @@ impl OffsetIndex {
 
     /// Drops the entries of `offset` and above.
     pub fn truncate_to(&mut self, place: &Place, offset: i64) -> io::Result<()> {
-        let kept = if offset <= self.base {
+        let kept = if offset <= self.file.base {
             0
         } else {
-            let wanted = (offset - self.base) as u64;
+            let wanted = (offset - self.file.base) as u64;
             let last = self.file.last_where(place, |entry| u64::from(relative(entry)) < wanted)?;
             last.map_or(0, |(index, _)| index + 1)
         };

@@ -10,13 +10,13 @@
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use odradek_common::fs::OpenMode;
+use odradek_common::fs::{Advice, OpenMode};
 use odradek_common::{Offset, time::Timestamp};
 use odradek_records::{Batch, BatchHeader, EndTxnMarker};
 
@@ -27,14 +27,16 @@ use crate::error::{LogError, StorageError};
 use crate::leader_epochs::LeaderEpochs;
 use crate::producer_snapshot;
 use crate::producer_state::ProducerStates;
-use crate::scan::{RECOVERY_BUFFER_BYTES, Scan, ScanError};
+use crate::scan::{RECOVERY_BUFFER_BYTES, Scan, ScanError, is_unwritten};
 use crate::segment::{LOG_SUFFIX, Segment};
-use crate::{offset_index, time_index, txn_index};
+use crate::{leader_epochs, offset_index, time_index, txn_index};
 
 pub(crate) const DELETED_SUFFIX: &str = ".deleted";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 /// A transaction marker takes 78 bytes; a control batch that claims more than this is not read.
 pub(crate) const CONTROL_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// How often a recovery says how far it is.
+const PROGRESS_BYTES: u64 = 8 << 20;
 
 /// What the checkpoints of the log directory say of a log that is to be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,8 +76,15 @@ pub struct Damage {
 pub struct RecoveryReport {
     /// Segments whose batches were all read.
     pub segments_scanned: usize,
+    /// Bytes that were read for it.
+    pub bytes_scanned: u64,
     pub indexes_rebuilt: usize,
     pub damage: Option<Damage>,
+}
+
+impl RecoveryReport {
+    /// Of a log that was opened as it was found: nearly all are.
+    pub const NOTHING: Self = Self { segments_scanned: 0, bytes_scanned: 0, indexes_rebuilt: 0, damage: None };
 }
 
 /// A log on its way to be opened.
@@ -87,6 +96,10 @@ pub(crate) struct Loader {
     pub epochs: LeaderEpochs,
     pub producers: ProducerStates,
     pub report: RecoveryReport,
+    /// Files were made, renamed or removed on the way.
+    pub has_changed: bool,
+    /// The offsets of the producer snapshots on disk.
+    snapshots: BTreeSet<i64>,
     cleaned_to: i64,
     /// The segments that a cleaning has replaced a moment before the crash, perhaps before it wrote its checkpoint: what
     /// they replaced is still there, as `.deleted`.
@@ -110,16 +123,30 @@ impl Loader {
         config: Arc<LogConfig>,
         producers: ProducerStateConfig,
         recovery: Recovery,
+        is_new: bool,
         now: Timestamp,
     ) -> Result<(Self, Offset), LogError> {
         let producers = ProducerStates::new(producers, recovery.log_start.0);
         let (segments, epochs, report) = (Vec::new(), LeaderEpochs::default(), RecoveryReport::default());
         let cleaned_to = recovery.cleaned_to.unwrap_or(Offset::ZERO).0;
-        let replaced = BTreeSet::new();
-        let mut loader = Self { place, config, now, segments, epochs, producers, report, cleaned_to, replaced };
-        loader.finish_interrupted_cleaning()?;
-        let snapshots = loader.open_segments()?;
-        let stored_epochs = LeaderEpochs::load(&loader.place)?;
+        let mut loader = Self {
+            place,
+            config,
+            now,
+            segments,
+            epochs,
+            producers,
+            report,
+            has_changed: is_new,
+            snapshots: BTreeSet::new(),
+            cleaned_to,
+            replaced: BTreeSet::new(),
+        };
+        let names = if is_new { Vec::new() } else { loader.names()? };
+        let names = loader.finish_interrupted_cleaning(names)?;
+        loader.open_segments(&names)?;
+        let has_epochs_file = names.iter().any(|name| name == leader_epochs::FILE);
+        let stored_epochs = if has_epochs_file { LeaderEpochs::load(&loader.place)? } else { None };
         let has_epochs = stored_epochs.is_some();
         loader.epochs = stored_epochs.unwrap_or_default();
         let mut scan_from = None;
@@ -141,13 +168,13 @@ impl Loader {
         }
         let scan_base = scan_from.and_then(|index| loader.segments.get(index)).map(|segment| segment.base);
         let replay_to = scan_base.unwrap_or(log_end);
-        let from = loader.load_snapshot(&snapshots, replay_to, recovery.log_start.0)?;
+        let from = loader.load_snapshot(replay_to, recovery.log_start.0)?;
         loader.replay(from, replay_to, !has_epochs)?;
         if let Some(first) = scan_from {
             loader.epochs.truncate_end(Offset(replay_to));
             log_end = loader.scan_segments(first)?;
         }
-        let log_end = loader.ensure_segment(log_end, recovery.log_start.0)?;
+        let log_end = loader.ensure_segment(log_end, recovery.log_start.0, is_new)?;
         loader.remove_stray_snapshots(log_end)?;
         loader.epochs.truncate_end(Offset(log_end));
         loader.epochs.save_or_put_off(&loader.place)?;
@@ -164,20 +191,30 @@ impl Loader {
         self.place.guard("syncing", || self.place.dir.clone(), self.place.fs.sync_dir(&self.place.dir))
     }
 
-    fn remove(&self, name: &str) -> Result<(), StorageError> {
+    fn remove(&mut self, name: &str) -> Result<(), StorageError> {
+        self.has_changed = true;
         self.place.remove(&self.place.dir.join(name))
     }
 
     /// Removes what was being deleted or written, and completes the swap of cleaned segments (KAFKA-6264's order: a swap
     /// beside unfinished cleaned files of lower offsets is dropped).
-    fn finish_interrupted_cleaning(&mut self) -> Result<(), LogError> {
-        let names = self.names()?;
+    /// Answers with the names of the files that are there then.
+    fn finish_interrupted_cleaning(&mut self, names: Vec<String>) -> Result<Vec<String>, LogError> {
+        let leftovers = [DELETED_SUFFIX, CLEANED_SUFFIX, SWAP_SUFFIX, TEMPORARY_SUFFIX];
+        if !names.iter().any(|name| leftovers.iter().any(|end| name.ends_with(end))) {
+            return Ok(names);
+        }
+        self.clear_leftovers(&names)?;
+        Ok(self.names()?)
+    }
+
+    fn clear_leftovers(&mut self, names: &[String]) -> Result<(), LogError> {
         let replaced = names.iter().filter_map(|name| base_of(name.strip_suffix(DELETED_SUFFIX)?, LOG_SUFFIX));
         self.replaced = replaced.collect();
         let min_cleaned =
             names.iter().filter(|name| name.ends_with(CLEANED_SUFFIX)).filter_map(|name| base_of_any(name)).min();
         let mut swaps = Vec::new();
-        for name in &names {
+        for name in names {
             if name.ends_with(SWAP_SUFFIX)
                 && base_of_any(name).is_some_and(|base| min_cleaned.is_none_or(|min| base < min))
             {
@@ -209,6 +246,7 @@ impl Loader {
         for names in [indexes, logs] {
             for name in names {
                 let to = self.place.dir.join(name.strip_suffix(SWAP_SUFFIX).unwrap_or(name));
+                self.has_changed = true;
                 let result = self.place.fs.rename(&self.place.dir.join(name), &to);
                 self.place.guard("renaming", || self.place.dir.join(name), result)?;
             }
@@ -230,21 +268,15 @@ impl Loader {
         Ok(end)
     }
 
-    /// Opens the segments in order; returns the offsets of the snapshots. Indexes without a log are removed.
-    fn open_segments(&mut self) -> Result<BTreeSet<i64>, LogError> {
-        let names = self.names()?;
+    /// Opens the segments in order, and notes the snapshots. Indexes without a log are removed.
+    fn open_segments(&mut self, names: &[String]) -> Result<(), LogError> {
         let present: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        let mut snapshots = BTreeSet::new();
-        for name in &names {
+        for name in names {
             if let Some(base) = base_of(name, LOG_SUFFIX) {
-                let has_txn_index = present.contains(format!("{base:020}{}", txn_index::SUFFIX).as_str());
-                let segment = Segment::open(&self.place, base, has_txn_index, self.now)?;
-                let indexes = [offset_index::SUFFIX, time_index::SUFFIX];
-                let complete = indexes.iter().all(|suffix| present.contains(format!("{base:020}{suffix}").as_str()));
-                segment.index_is_damaged.store(segment.size > 0 && !complete, Ordering::Relaxed);
-                self.segments.push(segment);
+                let has = |suffix: &str| present.contains(format!("{base:020}{suffix}").as_str());
+                self.segments.push(Segment::existing(&self.place, base, has, self.now)?);
             } else if let Some(offset) = base_of(name, producer_snapshot::SUFFIX) {
-                snapshots.insert(offset);
+                self.snapshots.insert(offset);
             } else {
                 let suffixes = [offset_index::SUFFIX, time_index::SUFFIX, txn_index::SUFFIX];
                 let base = suffixes.iter().find_map(|suffix| base_of(name, suffix));
@@ -255,7 +287,7 @@ impl Loader {
             }
         }
         self.segments.sort_by_key(|segment| segment.base);
-        Ok(snapshots)
+        Ok(())
     }
 
     fn segment_index(&self, offset: i64) -> usize {
@@ -280,29 +312,37 @@ impl Loader {
                     result => result?,
                 }
                 self.report.indexes_rebuilt += 1;
+                self.has_changed = true;
             }
         }
         Ok(())
     }
 
     /// Loads the newest sound snapshot at or below `end` into the producer state. Returns the offset it stands for.
-    fn load_snapshot(&mut self, snapshots: &BTreeSet<i64>, end: i64, log_start: i64) -> Result<i64, LogError> {
+    fn load_snapshot(&mut self, end: i64, log_start: i64) -> Result<i64, LogError> {
         let first = self.segments.first().map_or(log_start, |segment| segment.base);
-        for offset in snapshots.iter().rev().filter(|offset| **offset <= end && **offset > log_start) {
-            let path = || self.place.file(*offset, producer_snapshot::SUFFIX);
-            match self.place.guard("reading", path, producer_snapshot::read(&self.place, *offset))? {
+        let newest = |snapshots: &BTreeSet<i64>| snapshots.range(..=end).next_back().copied();
+        while let Some(offset) = newest(&self.snapshots).filter(|offset| *offset > log_start) {
+            let path = self.place.file(offset, producer_snapshot::SUFFIX);
+            match self.place.guard("reading", || path.clone(), producer_snapshot::read(&self.place, offset))? {
                 Some(producers) => {
-                    self.producers.load(producers, *offset, self.now);
-                    return Ok(*offset);
+                    self.producers.load(producers, offset, self.now);
+                    return Ok(offset);
                 }
                 None => {
-                    tracing::warn!("the producer snapshot {} is damaged: removing it", path().display());
-                    self.place.remove(&path())?;
+                    tracing::warn!("the producer snapshot {} is damaged: removing it", path.display());
+                    self.remove_snapshot(offset)?;
                 }
             }
         }
         self.producers.clear(first.max(log_start));
         Ok(first.max(log_start))
+    }
+
+    fn remove_snapshot(&mut self, offset: i64) -> Result<(), StorageError> {
+        self.has_changed = true;
+        self.snapshots.remove(&offset);
+        self.place.remove(&self.place.file(offset, producer_snapshot::SUFFIX))
     }
 
     /// Takes the batches of `from..to` into the producer state, and all batches below `to` into the leader epochs when
@@ -372,6 +412,7 @@ impl Loader {
                 }
                 let dropped = self.segments.split_off(index + 1);
                 for segment in &dropped {
+                    self.snapshots.remove(&segment.base);
                     remove_segment(&self.place, segment.base)?;
                 }
                 self.sync_dir()?;
@@ -381,6 +422,7 @@ impl Loader {
             if let Some(next) = self.segments.get(index + 1).map(|segment| segment.base) {
                 let result = producer_snapshot::write(&self.place, next, &self.producers.producers);
                 self.place.guard("writing", || self.place.file(next, producer_snapshot::SUFFIX), result)?;
+                self.snapshots.insert(next);
                 self.producers.snapshot = next;
                 self.producers.end = self.producers.end.max(next);
             }
@@ -408,16 +450,26 @@ impl Loader {
     }
 
     fn scan_segment(&mut self, index: usize, expected: &mut i64) -> Result<Option<Damage>, LogError> {
-        let Self { place, config, segments, producers, epochs, .. } = self;
+        let Self { place, config, segments, producers, epochs, report, .. } = self;
         let Some(segment) = segments.get_mut(index) else {
             return Ok(None);
         };
-        let file = segment.file(place)?;
+        *expected = (*expected).max(segment.base);
         let size = segment.size;
+        if size == 0 {
+            segment.begin_rebuild(place)?;
+            let result = segment.txn_index.reset(place);
+            return segment.guard_txn_index(place, result).map(|()| None);
+        }
+        let file = segment.file(place)?;
+        if size > RECOVERY_BUFFER_BYTES as u64 {
+            // Only speed depends on it.
+            let _ = file.advise(0, size, Advice::Sequential);
+        }
+        let mut counted = 0;
         segment.begin_rebuild(place)?;
         let result = segment.txn_index.reset(place);
         segment.guard_txn_index(place, result)?;
-        *expected = (*expected).max(segment.base);
         let mut scan = Scan::new(&*file, 0, size, RECOVERY_BUFFER_BYTES);
         let failure = loop {
             let (position, header) = match scan.next() {
@@ -454,7 +506,28 @@ impl Loader {
                 segment.append_aborted(place, &aborted)?;
             }
             *expected = header.next_offset().0;
+            if segment.size - counted >= PROGRESS_BYTES {
+                place.log_dir.count_scanned(segment.size - counted);
+                counted = segment.size;
+            }
         };
+        place.log_dir.count_scanned(segment.size - counted);
+        report.bytes_scanned += segment.size;
+        let is_unwritten = match &failure {
+            Some((position, _)) => match is_unwritten(&*file, *position, size) {
+                Ok(is_unwritten) => is_unwritten,
+                Err(error) => return Err(read_failed(place, segment, &error)),
+            },
+            None => false,
+        };
+        if is_unwritten {
+            // Preallocated, or grown by a write that never reached the disk: nothing that was there is missing.
+            let (path, cut) = (segment.path(place), size - segment.size);
+            tracing::debug!("cutting {cut} bytes of zeros from the end of {}", path.display());
+            place.guard("truncating", || path, file.set_len(segment.size))?;
+            segment.close_indexes(place)?;
+            return Ok(None);
+        }
         let damage = failure.map(|(position, reason)| Damage {
             file: segment.path(place),
             position,
@@ -473,7 +546,7 @@ impl Loader {
     }
 
     /// A log has a segment, and does not end before it starts: what lies wholly below `log_start` is dropped.
-    fn ensure_segment(&mut self, log_end: i64, log_start: i64) -> Result<i64, LogError> {
+    fn ensure_segment(&mut self, log_end: i64, log_start: i64, is_new: bool) -> Result<i64, LogError> {
         if self.segments.last().is_some_and(|_| log_end >= log_start) {
             return Ok(log_end);
         }
@@ -483,27 +556,34 @@ impl Loader {
             for segment in std::mem::take(&mut self.segments) {
                 remove_segment(&self.place, segment.base)?;
             }
+            self.has_changed = true;
         }
         self.epochs.clear();
         self.producers.clear(log_start);
-        for name in self.names()?.iter().filter(|name| base_of(name, producer_snapshot::SUFFIX).is_some()) {
-            self.remove(name)?;
+        while let Some(offset) = self.snapshots.first().copied() {
+            self.remove_snapshot(offset)?;
         }
-        self.sync_dir()?;
-        self.segments.push(Segment::create(&self.place, log_start, self.now)?);
+        // Of what was removed nothing may come back beside the new segment. Thousands of new logs have nothing to sync.
+        if std::mem::replace(&mut self.has_changed, true) && !is_new {
+            self.sync_dir()?;
+        }
+        let preallocated = self.config.preallocated_bytes();
+        self.segments.reserve_exact(1);
+        self.segments.push(if is_new {
+            Segment::create_first(&self.place, log_start, preallocated, self.now)?
+        } else {
+            Segment::create(&self.place, log_start, preallocated, self.now)?
+        });
         Ok(log_start)
     }
 
     /// Keeps the snapshots at segment starts and the newest one.
-    fn remove_stray_snapshots(&self, log_end: i64) -> Result<(), StorageError> {
-        let names = self.names()?;
-        let offsets: BTreeMap<i64, &String> =
-            names.iter().filter_map(|name| Some((base_of(name, producer_snapshot::SUFFIX)?, name))).collect();
-        let newest = offsets.keys().copied().filter(|offset| *offset <= log_end).max();
-        for (offset, name) in offsets {
-            let at_segment = self.segments.iter().any(|segment| segment.base == offset);
+    fn remove_stray_snapshots(&mut self, log_end: i64) -> Result<(), StorageError> {
+        let newest = self.snapshots.range(..=log_end).next_back().copied();
+        for offset in self.snapshots.clone() {
+            let at_segment = self.segments.binary_search_by_key(&offset, |segment| segment.base).is_ok();
             if offset > log_end || (!at_segment && Some(offset) != newest) {
-                self.remove(name)?;
+                self.remove_snapshot(offset)?;
             }
         }
         Ok(())

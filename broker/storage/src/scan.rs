@@ -109,3 +109,29 @@ impl<'a> Scan<'a> {
         }
     }
 }
+
+/// Whether a file has nothing but zeros from `from` up to `to`: what was preallocated and not written. Fewer bytes than
+/// reach behind a batch's length may be the beginning of one that was torn.
+pub(crate) fn is_unwritten(file: &dyn File, from: u64, to: u64) -> io::Result<bool> {
+    const LENGTH_END: u64 = 12;
+    if to.saturating_sub(from) < LENGTH_END {
+        return Ok(false);
+    }
+    let mut buffer = vec![0; RECOVERY_BUFFER_BYTES];
+    let mut at = from;
+    while let Some(data) = file.next_data(at)?.filter(|data| *data < to) {
+        let want = (buffer.len() as u64).min(to - data) as usize;
+        let read = match file.read_at(buffer.split_at_mut(want).0, data) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result?,
+        };
+        if buffer.split_at(read).0.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if read == 0 {
+            break;
+        }
+        at = data + read as u64;
+    }
+    Ok(true)
+}

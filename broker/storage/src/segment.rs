@@ -1,7 +1,7 @@
 //! One segment: a `.log` file of batches and its three indexes.
 //!
-//! Only the last segment of a log is written to. A closed one keeps no file open between look-ups longer than
-//! [`Segment::release_idle`] lets it.
+//! Only the last segment of a log is written to. A segment that is not used holds no descriptor and no index: what it
+//! opens is one of [`OpenFiles`](crate::log_file::OpenFiles), which closes it again.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -16,7 +16,7 @@ use odradek_records::BatchHeader;
 
 use crate::dir::Place;
 use crate::error::{Corruption, LogError, StorageError};
-use crate::log_file::LogFile;
+use crate::log_file::FileSlot;
 use crate::offset_index::OffsetIndex;
 use crate::scan::{LOOKUP_BUFFER_BYTES, RECOVERY_BUFFER_BYTES, Scan, ScanError};
 use crate::time_index::TimeIndex;
@@ -45,7 +45,7 @@ pub(crate) struct Segment {
     pub base: i64,
     /// Bytes in the log file.
     pub size: u64,
-    log: Mutex<Option<Arc<dyn File>>>,
+    log: FileSlot,
     pub offset_index: OffsetIndex,
     pub time_index: TimeIndex,
     pub txn_index: TxnIndex,
@@ -58,8 +58,8 @@ pub(crate) struct Segment {
     bytes_since_index_entry: u64,
     /// Written to since the last sync.
     dirty: bool,
-    /// Used since the last [`Segment::release_idle`].
-    used: AtomicBool,
+    /// The file is longer than `size`.
+    is_preallocated: bool,
     /// A look-up found the index to be wrong.
     pub index_is_damaged: AtomicBool,
 }
@@ -69,7 +69,7 @@ impl Segment {
         Self {
             base,
             size,
-            log: Mutex::default(),
+            log: FileSlot::default(),
             offset_index,
             time_index,
             txn_index: TxnIndex::new(base, 0),
@@ -78,39 +78,59 @@ impl Segment {
             created,
             bytes_since_index_entry: 0,
             dirty: false,
-            used: AtomicBool::new(false),
+            is_preallocated: false,
             index_is_damaged: AtomicBool::new(false),
         }
     }
 
-    /// Makes a segment. Whatever a file of this name held is dropped.
-    pub fn create(place: &Place, base: i64, now: Timestamp) -> Result<Self, StorageError> {
-        let path = || place.file(base, LOG_SUFFIX);
-        let mut segment = Self::with(base, 0, now, OffsetIndex::new(base), TimeIndex::new(base));
+    /// Makes a segment. Whatever files of this name held is dropped.
+    pub fn create(place: &Place, base: i64, preallocated: u64, now: Timestamp) -> Result<Self, StorageError> {
         for suffix in [crate::offset_index::SUFFIX, crate::time_index::SUFFIX, txn_index::SUFFIX] {
             place.remove(&place.file(base, suffix))?;
         }
-        let file = place.guard("creating", path, place.fs.open(&path(), OpenMode::Create))?;
-        if place.guard("reading", path, file.len())? > 0 {
+        Self::create_first(place, base, preallocated, now)
+    }
+
+    /// As [`Segment::create`], where no index of this name can be. The file gets `preallocated` bytes of zeros, which no
+    /// batch begins with.
+    pub fn create_first(place: &Place, base: i64, preallocated: u64, now: Timestamp) -> Result<Self, StorageError> {
+        let mut segment = Self::with(base, 0, now, OffsetIndex::new(base), TimeIndex::new(base));
+        let path = || segment.path(place);
+        let file = segment.open(place, OpenMode::Create)?;
+        let len = place.guard("reading", path, file.len())?;
+        if len > 0 {
             place.guard("truncating", path, file.set_len(0))?;
         }
+        if preallocated > 0 {
+            place.guard("preallocating", path, file.set_len(preallocated))?;
+        }
+        // The name is its directory's; in an empty file there is nothing to sync.
+        segment.dirty = len > 0 || preallocated > 0;
+        segment.is_preallocated = preallocated > 0;
         *segment.max_timestamp.get_mut().unwrap_or_else(PoisonError::into_inner) = Some((-1, base));
-        let log_dir = place.log_dir.clone();
-        segment.log = Mutex::new(Some(Arc::new(LogFile { file, path: path(), log_dir })));
-        segment.dirty = true;
         Ok(segment)
     }
 
-    /// Opens a segment that is there; nothing but its sizes is read.
-    pub fn open(place: &Place, base: i64, has_txn_index: bool, now: Timestamp) -> Result<Self, StorageError> {
-        let mut segment = Self::with(base, 0, now, OffsetIndex::existing(base), TimeIndex::existing(base));
-        segment.size = place.guard("opening", || place.file(base, LOG_SUFFIX), segment.file(place)?.len())?;
-        if has_txn_index {
+    /// Opens a segment that is there; nothing but its sizes is read, and no file stays open. `has` says which of its files
+    /// there are, by suffix.
+    pub fn existing(
+        place: &Place,
+        base: i64,
+        has: impl Fn(&str) -> bool,
+        now: Timestamp,
+    ) -> Result<Self, StorageError> {
+        let has_offsets = has(crate::offset_index::SUFFIX);
+        let offsets = if has_offsets { OffsetIndex::existing(base) } else { OffsetIndex::new(base) };
+        let has_times = has(crate::time_index::SUFFIX);
+        let times = if has_times { TimeIndex::existing(base) } else { TimeIndex::new(base) };
+        let mut segment = Self::with(base, 0, now, offsets, times);
+        segment.size = place.guard("opening", || segment.path(place), place.fs.len(&segment.path(place)))?;
+        segment.index_is_damaged.store(segment.size > 0 && !(has_offsets && has_times), Ordering::Relaxed);
+        if has(txn_index::SUFFIX) {
             let path = place.file(base, txn_index::SUFFIX);
-            let len = place.fs.open(&path, OpenMode::ReadWrite).and_then(|file| file.len());
+            let len = place.fs.len(&path);
             segment.txn_index = TxnIndex::new(base, place.guard("opening", || path, len)?);
         }
-        segment.release();
         Ok(segment)
     }
 
@@ -119,27 +139,46 @@ impl Segment {
     }
 
     pub fn file(&self, place: &Place) -> Result<Arc<dyn File>, StorageError> {
-        let mut slot = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        self.used.store(true, Ordering::Relaxed);
-        if let Some(file) = &*slot {
-            return Ok(file.clone());
-        }
-        let path = self.path(place);
-        let file = place.guard("opening", || path.clone(), place.fs.open(&path, OpenMode::ReadWrite))?;
-        Ok(slot.insert(Arc::new(LogFile { file, path, log_dir: place.log_dir.clone() })).clone())
+        self.open(place, OpenMode::ReadWrite)
     }
 
-    fn release(&self) {
-        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn open(&self, place: &Place, mode: OpenMode) -> Result<Arc<dyn File>, StorageError> {
+        let opened = self.log.get(&place.log_dir, || {
+            let path = self.path(place);
+            Ok((place.fs.open(&path, mode)?, path))
+        });
+        let operation = if mode == OpenMode::Create { "creating" } else { "opening" };
+        place.guard(operation, || self.path(place), opened)
+    }
+
+    /// Closes the files, and gives back memory that waits for entries.
+    pub fn release(&mut self) {
+        self.log.release();
         self.offset_index.file.release();
         self.time_index.file.release();
+        self.offset_index.file.shrink();
+        self.time_index.file.shrink();
     }
 
-    /// Closes the files if nobody has used them since the last call.
-    pub fn release_idle(&self) {
-        if !self.used.swap(false, Ordering::Relaxed) {
-            self.release();
+    /// Writes the index entries that wait in memory, and gives that back.
+    pub fn release_idle_memory(&mut self, place: &Place) -> Result<(), StorageError> {
+        let result = self.offset_index.file.spill(place);
+        place.guard("writing", || self.offset_index.file.path(place), result)?;
+        let result = self.time_index.file.spill(place);
+        place.guard("writing", || self.time_index.file.path(place), result)?;
+        self.offset_index.file.shrink();
+        self.time_index.file.shrink();
+        Ok(())
+    }
+
+    /// Cuts what was preallocated and is not used.
+    pub fn trim(&mut self, place: &Place) -> Result<(), StorageError> {
+        if std::mem::take(&mut self.is_preallocated) {
+            let cut = self.file(place)?.set_len(self.size);
+            place.guard("truncating", || self.path(place), cut)?;
+            self.dirty = true;
         }
+        Ok(())
     }
 
     /// Appends whole batches, described by `headers`, in one write.
@@ -416,6 +455,10 @@ impl Segment {
     /// Writes what the indexes hold in memory, with a last entry in the time index, as a segment that is no longer
     /// written to has it.
     pub fn close_indexes(&mut self, place: &Place) -> Result<(), StorageError> {
+        // What nobody has appended to has been closed before.
+        if self.size == 0 || self.max_timestamp.get_mut().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return Ok(());
+        }
         let max = self.max_timestamp(place)?;
         let result = self.time_index.maybe_append(place, max.0, max.1).and_then(|()| self.time_index.file.spill(place));
         place.guard("writing", || self.time_index.file.path(place), result)?;
@@ -427,6 +470,7 @@ impl Segment {
     pub fn truncate(&mut self, place: &Place, offset: i64, size: u64) -> Result<(), LogError> {
         let file = self.file(place)?;
         place.guard("truncating", || self.path(place), file.set_len(size))?;
+        self.is_preallocated = false;
         self.size = size;
         self.dirty = true;
         self.bytes_since_index_entry = 0;
@@ -490,14 +534,21 @@ impl Segment {
         self.txn_index.mark_unsynced();
     }
 
-    /// The files that have to be synced so that the segment is durable, with what was in memory written to them.
-    pub fn take_unsynced(&mut self, place: &Place, files: &mut Vec<Arc<dyn File>>) -> Result<(), StorageError> {
+    /// The files that have to be synced so that the segment is durable, with what was in memory written to them. Index
+    /// files are made with the first record, or with `make_all`.
+    pub fn take_unsynced(
+        &mut self,
+        place: &Place,
+        make_all: bool,
+        files: &mut Vec<Arc<dyn File>>,
+    ) -> Result<(), StorageError> {
+        let make = make_all || self.size > 0;
         if std::mem::take(&mut self.dirty) {
             files.push(self.file(place)?);
         }
-        let result = self.offset_index.file.take_unsynced(place);
+        let result = self.offset_index.file.take_unsynced(place, make);
         files.extend(place.guard("writing", || self.offset_index.file.path(place), result)?);
-        let result = self.time_index.file.take_unsynced(place);
+        let result = self.time_index.file.take_unsynced(place, make);
         files.extend(place.guard("writing", || self.time_index.file.path(place), result)?);
         let result = self.txn_index.take_unsynced(place);
         files.extend(place.guard("writing", || place.file(self.base, txn_index::SUFFIX), result)?);

@@ -13,7 +13,6 @@ pub(crate) const ENTRY_BYTES: usize = 12;
 
 #[derive(Debug)]
 pub(crate) struct TimeIndex {
-    base: i64,
     pub file: IndexFile<ENTRY_BYTES>,
     /// The last entry, to keep entries ascending without a read for each append.
     last: Option<Option<(i64, i64)>>,
@@ -34,15 +33,15 @@ fn relative(entry: &[u8; ENTRY_BYTES]) -> u32 {
 
 impl TimeIndex {
     pub fn existing(base: i64) -> Self {
-        Self { base, file: IndexFile::existing(base, SUFFIX), last: None }
+        Self { file: IndexFile::existing(base, SUFFIX), last: None }
     }
 
     pub fn new(base: i64) -> Self {
-        Self { base, file: IndexFile::new(base, SUFFIX), last: Some(None) }
+        Self { file: IndexFile::new(base, SUFFIX), last: Some(None) }
     }
 
     fn decode(&self, entry: &[u8; ENTRY_BYTES]) -> (i64, i64) {
-        decode(self.base, entry)
+        decode(self.file.base, entry)
     }
 
     /// The last entry: timestamp and offset.
@@ -63,7 +62,7 @@ impl TimeIndex {
         let mut entry = [0; ENTRY_BYTES];
         let (head, tail) = entry.split_at_mut(8);
         head.copy_from_slice(&timestamp.to_be_bytes());
-        tail.copy_from_slice(&((offset - self.base) as u32).to_be_bytes());
+        tail.copy_from_slice(&((offset - self.file.base) as u32).to_be_bytes());
         self.last = Some(Some((timestamp, offset)));
         self.file.append(place, entry)
     }
@@ -75,7 +74,7 @@ impl TimeIndex {
 
     /// Drops the entries of `offset` and above.
     pub fn truncate_to(&mut self, place: &Place, offset: i64) -> io::Result<()> {
-        let wanted = offset.saturating_sub(self.base);
+        let wanted = offset.saturating_sub(self.file.base);
         let kept =
             self.file.last_where(place, |entry| i64::from(relative(entry)) < wanted)?.map_or(0, |(at, _)| at + 1);
         self.last = None;

@@ -79,6 +79,8 @@ settings! {
         /// How often logs are looked at for `flush.ms`.
         flush_check_interval_ms: i64 = "log.flush.scheduler.interval.ms",
         producer_id_expiration: Duration = "producer.id.expiration.ms",
+        /// Files that logs may have open; 0: half of what the process may.
+        open_files_max: usize = "odradek.log.open.files.max",
         /// With less free room than this and than the percentage no client's records are taken.
         free_soft_bytes: u64 = "odradek.disk.free.soft.bytes",
         free_soft_percent: u32 = "odradek.disk.free.soft.percent",

@@ -340,6 +340,7 @@ const OWN: &[Definition] = &[
     own("odradek.disk.free.soft.percent", Type::Int, "5", "[0,...,100]"),
     own("odradek.fence.disconnected.ms", Type::Long, "500", "[0,...]"),
     own("odradek.fence.silent.min.ms", Type::Long, "3000", "[100,...]"),
+    own("odradek.log.open.files.max", Type::Int, "0", "[0,...]"),
     own("odradek.memory.request.bytes", Type::Long, "16777216", "[1048576,...]"),
     own("odradek.quorum.heartbeat.interval.ms", Type::Long, "200", "[10,...]"),
     own("odradek.quorum.log.cache.bytes", Type::Long, "4194304", "[1048576,...]"),

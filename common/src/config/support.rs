@@ -16,7 +16,6 @@ use Support::{Honoured, Refused, WithoutEffect};
 
 const BUFFERS: &str = "the system sizes the buffers of sockets by need";
 const LZ4: &str = "there is one level of lz4";
-const PREALLOCATE: &str = "files grow as they are written";
 const TLS: &str = "TLS is not served yet, and a listener that asks for it is refused";
 const SASL: &str = "SASL is not served yet, and a listener that asks for it is refused";
 const QUOTAS: &str = "quotas are not served yet";
@@ -127,7 +126,7 @@ const BROKER: &[(&str, Support)] = &[
     ("message.max.bytes", Honoured),
     ("compression.lz4.level", WithoutEffect(LZ4)),
     ("compression.*", Honoured),
-    ("log.preallocate", WithoutEffect(PREALLOCATE)),
+    ("log.preallocate", Honoured),
     ("log.local.retention.*", WithoutEffect(TIERED)),
     ("log.dir.failure.timeout.ms", WithoutEffect("every heartbeat names the failed directories")),
     ("log.*", Honoured),
@@ -175,7 +174,7 @@ const BROKER: &[(&str, Support)] = &[
 
 const TOPIC: &[(&str, Support)] = &[
     ("compression.lz4.level", WithoutEffect(LZ4)),
-    ("preallocate", WithoutEffect(PREALLOCATE)),
+    ("preallocate", Honoured),
     ("local.retention.*", WithoutEffect(TIERED)),
     ("remote.log.*", WithoutEffect(TIERED)),
     ("remote.storage.enable", Refused(TIERED)),

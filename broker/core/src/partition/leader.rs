@@ -12,7 +12,6 @@ use std::time::Duration;
 use odradek_common::time::Instant;
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionEpoch};
 use odradek_metadata::{PartitionRegistration, Replicas};
-use smallvec::SmallVec;
 
 use super::isr::{IsrCommitted, IsrMember, IsrProposal};
 use crate::Brokers;
@@ -214,7 +213,8 @@ pub struct LeaderState {
     isr: Replicas,
     pending: Option<Pending>,
     propose_after: Instant,
-    followers: SmallVec<[Follower; 3]>,
+    /// On the heap: most partitions of a large broker have none, or do nothing.
+    followers: Vec<Follower>,
     log_end: Offset,
     /// Invariant: never falls, and never passes the log end of a member of the maximal ISR.
     high_watermark: Offset,
@@ -243,7 +243,7 @@ impl LeaderState {
             isr: registration.isr.clone(),
             pending: None,
             propose_after: Instant(0),
-            followers: SmallVec::new(),
+            followers: Vec::new(),
             log_end: log.log_end,
             high_watermark: log.high_watermark.min(log.log_end),
             epoch_start: log.log_end,
@@ -513,6 +513,7 @@ impl LeaderState {
         self.followers.retain(|follower| registration.replicas.contains(&follower.id));
         for id in registration.replicas.iter().filter(|id| **id != self.local) {
             if !self.followers.iter().any(|follower| follower.id == *id) {
+                self.followers.reserve_exact(1);
                 self.followers.push(Follower::new(*id));
             }
         }

@@ -1,23 +1,43 @@
 //! What the checkpoint files of a partition's directory are to say of it.
 
+use odradek_common::Uuid;
+
 use super::*;
 
 impl Partition {
     pub(super) fn save(&self, log: &Log) {
-        let saved = (log.log_dir().clone(), log.checkpoint());
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let offsets = log.checkpoint_offsets();
+        match &mut *saved {
+            Some((dir, saved)) if Arc::ptr_eq(dir, log.log_dir()) => *saved = offsets,
+            saved => *saved = Some((log.log_dir().clone(), offsets)),
+        }
     }
 
-    /// What the checkpoints of its directory are to say; brought up to date by [`Partition::refresh_checkpoint`].
-    pub fn saved_checkpoint(&self) -> Option<(Arc<LogDir>, PartitionCheckpoint)> {
+    fn saved(&self) -> Option<(Arc<LogDir>, CheckpointOffsets)> {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn refresh_checkpoint(&self) {
+    /// The log directory of its log, open or offline.
+    pub fn saved_dir(&self) -> Option<Arc<LogDir>> {
+        self.saved().map(|(dir, _)| dir)
+    }
+
+    /// What the checkpoints of this directory are to say; brought up to date by [`Partition::refresh_checkpoint`]. `None`:
+    /// it is not in there.
+    pub fn saved_checkpoint(&self, dir: &LogDir) -> Option<PartitionCheckpoint> {
+        let (_, offsets) = self.saved().filter(|(of, _)| of.id == dir.id)?;
+        Some(PartitionCheckpoint::of(self.name.clone(), offsets))
+    }
+
+    /// Takes down where the log is now. Answers with that.
+    pub fn refresh_checkpoint(&self) -> Option<(Uuid, CheckpointOffsets)> {
         let inner = self.lock();
         if let Some(log) = &inner.log {
             self.save(log);
         }
+        drop(inner);
+        self.saved().map(|(dir, offsets)| (dir.id, offsets))
     }
 
     /// Whether the recovery points of this directory have to be written before anything is appended here.

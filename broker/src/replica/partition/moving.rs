@@ -71,7 +71,7 @@ struct Bounds {
 }
 
 impl Partition {
-    pub(in crate::replica) fn lock_future(&self) -> MutexGuard<'_, Option<Log>> {
+    pub(in crate::replica) fn lock_future(&self) -> MutexGuard<'_, Option<Box<Log>>> {
         self.future.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,12 +96,12 @@ impl Partition {
         if matches!(inner.role, Role::Gone) || future.is_some() {
             return Err(Box::new(log));
         }
-        *future = Some(log);
+        *future = Some(Box::new(log));
         Ok(())
     }
 
     pub fn take_future(&self) -> Option<Log> {
-        self.lock_future().take()
+        self.lock_future().take().map(|log| *log)
     }
 
     /// Size and log end of the copy, and how much it lacks.
@@ -184,7 +184,7 @@ impl Partition {
                 future.set_config(inner.config.log.clone());
                 let to = future.log_dir().clone();
                 self.save(&future);
-                inner.log = Some(future);
+                inner.log = Some(*future);
                 Ok(Swap::Done { from, to, deleted })
             }
             Err((current, error)) => {

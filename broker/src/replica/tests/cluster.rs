@@ -205,7 +205,12 @@ impl Cluster {
             self.config
         );
         let (config, _) = BrokerConfig::load(&text, "test", &[]).expect("a valid config");
-        let dirs = LogDirsConfig { dirs: config.log_dirs.clone(), node_id: BrokerId(id), cluster_id: None };
+        let dirs = LogDirsConfig {
+            dirs: config.log_dirs.clone(),
+            node_id: BrokerId(id),
+            cluster_id: None,
+            open_files_max: 64,
+        };
         let dirs = LogDirs::open(self.world.fs.clone(), &dirs, &mut self.world.rng()).expect("opened");
         let client = Arc::new(Client(self.controller.clone()));
         let manager = ReplicaManager::start(self.world.clone(), Arc::new(config), Arc::new(dirs), client).await;

@@ -74,7 +74,7 @@ impl Log {
         }
         let header = stamped.header;
         let rolled = self.maybe_roll(&header, now)?;
-        self.assign_epoch_start(leader_epoch, header.base_offset)?;
+        self.save_epoch(leader_epoch, header.base_offset)?;
         match &stamped.rebuilt {
             Some(batch) => self.write(&[IoSlice::new(batch)], &[header])?,
             None => {
@@ -142,6 +142,7 @@ impl Log {
             for header in group {
                 self.epochs.assign(header.leader_epoch, header.base_offset);
             }
+            self.epochs.confirm();
             self.epochs.save(&self.place)?;
             self.write(&[IoSlice::new(group_bytes)], group)?;
             let mut batches = group_bytes;
@@ -170,6 +171,13 @@ impl Log {
             rolled,
             flush_due: self.is_flush_due(now),
         }))
+    }
+
+    /// An epoch is on the disk before its first record.
+    fn save_epoch(&mut self, epoch: LeaderEpoch, start: Offset) -> Result<(), StorageError> {
+        self.epochs.assign(epoch, start);
+        self.epochs.confirm();
+        self.epochs.save(&self.place)
     }
 
     /// Epochs never go back along a log: recovery cuts it where they do.

@@ -42,6 +42,18 @@ pub struct Flushed {
 }
 
 impl FlushJob {
+    /// How many files and directories are to be synced.
+    pub fn count(&self) -> usize {
+        let dir = if self.dir { 2 } else { 0 };
+        self.files.len() + usize::from(self.snapshot.is_some()) + usize::from(self.names) + dir
+    }
+
+    /// In place of [`FlushJob::run`], after the whole file system was synced ([`LogDir::sync_whole`](crate::LogDir)) since
+    /// the job was made.
+    pub fn was_synced_whole(self) -> Flushed {
+        Flushed { until: self.until, truncations: self.truncations }
+    }
+
     /// Syncs. A failure takes the log directory offline.
     pub fn run(self) -> Result<Flushed, StorageError> {
         let place = &self.place;
@@ -113,7 +125,7 @@ impl Log {
     fn take_unsynced(&mut self) -> Result<Unsynced, StorageError> {
         let mut files = Vec::new();
         for segment in &mut self.segments {
-            segment.take_unsynced(&self.place, &mut files)?;
+            segment.take_unsynced(&self.place, false, &mut files)?;
         }
         Ok((files, self.epochs.take_unsynced(&self.place)?))
     }

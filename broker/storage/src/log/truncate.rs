@@ -65,7 +65,7 @@ impl Log {
             self.segments.pop();
         }
         place.guard("syncing", || place.dir.clone(), place.fs.sync_dir(&place.dir))?;
-        self.segments.push(Segment::create(&place, offset.0, now)?);
+        self.segments.push(Segment::create(&place, offset.0, self.config.preallocated_bytes(), now)?);
         self.log_start = offset;
         self.log_end = offset;
         self.high_watermark = offset;

@@ -505,7 +505,8 @@ impl World {
     }
 
     fn open(&mut self) {
-        let settings = LogDirsConfig { dirs: vec!["/logs".into()], node_id: BrokerId(1), cluster_id: None };
+        let settings =
+            LogDirsConfig { dirs: vec!["/logs".into()], node_id: BrokerId(1), cluster_id: None, open_files_max: 64 };
         let dirs = LogDirs::open(Arc::new(self.fs.clone()), &settings, &mut self.rng).expect("the directory opens");
         let producers = ProducerStateConfig::default();
         // As a broker starts: the topic's configs come with the metadata, later.

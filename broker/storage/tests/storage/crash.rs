@@ -81,13 +81,15 @@ impl World {
             segment_bytes: 600 + rng.below(3000) as u32,
             index_interval_bytes: rng.below(600) as u32,
             retention_bytes: if rng.below(3) == 0 { 5000 } else { -1 },
+            preallocate: rng.below(3) == 0,
             ..LogConfig::default()
         };
         Self { fs, rng, config: Arc::new(config), model: Model::default(), log: None }
     }
 
     fn open(&mut self) {
-        let settings = LogDirsConfig { dirs: vec!["/logs".into()], node_id: BrokerId(1), cluster_id: None };
+        let settings =
+            LogDirsConfig { dirs: vec!["/logs".into()], node_id: BrokerId(1), cluster_id: None, open_files_max: 2 };
         let dirs = LogDirs::open(Arc::new(self.fs.clone()), &settings, &mut self.rng).expect("the directory opens");
         let producers = ProducerStateConfig::default();
         let mut report = dirs.load_all(|_, _| self.config.clone(), producers, NOW);
@@ -215,7 +217,12 @@ impl World {
             }
             18 => log.roll(None, NOW).map_err(|error| text(&error))?,
             _ => {
-                log.close(NOW).map_err(|error| text(&error))?;
+                if self.rng.below(2) == 0 {
+                    log.close(NOW).map_err(|error| text(&error))?;
+                } else if let Some(job) = log.begin_close(NOW).map_err(|error| text(&error))? {
+                    assert!(log.log_dir().sync_whole().map_err(|error| text(&error))?, "it can be synced whole");
+                    log.complete_flush(job.was_synced_whole());
+                }
                 model.safe = log.log_end().0;
                 dirs.write_checkpoints(log.log_dir(), &[log.checkpoint()]).map_err(|error| text(&error))?;
                 dirs.write_clean_shutdown(log.log_dir(), 7).map_err(|error| text(&error))?;

@@ -32,7 +32,7 @@ fn formatted() -> MemFs {
 
 fn open_dirs(fs: &MemFs) -> LogDirs {
     let dirs = DIRS.iter().map(PathBuf::from).collect();
-    let config = LogDirsConfig { dirs, node_id: BrokerId(1), cluster_id: None };
+    let config = LogDirsConfig { dirs, node_id: BrokerId(1), cluster_id: None, open_files_max: 64 };
     LogDirs::open(Arc::new(fs.clone()), &config, &mut SplitMix64::new(2)).expect("opened")
 }
 
@@ -64,8 +64,9 @@ fn use_all(dirs: &LogDirs, log: &mut Log) -> Result<(), Failed> {
         append(log, &batch(2, 40, NOW))?;
     }
     log.flush(NOW)?;
-    log.release_idle_files();
-    log.release_idle_files();
+    log.release_idle_memory()?;
+    log.log_dir().open_files().close_idle();
+    log.log_dir().open_files().close_idle();
     let slice = log.read(Offset(0), 1000, log.log_end(), true)?;
     log.load(&slice)?;
     log.truncate_to(Offset(13), NOW)?;

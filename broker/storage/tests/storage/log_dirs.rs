@@ -17,6 +17,7 @@ fn config(dirs: &[&str]) -> LogDirsConfig {
         dirs: dirs.iter().map(PathBuf::from).collect(),
         node_id: BrokerId(1),
         cluster_id: Some("cluster".to_owned()),
+        open_files_max: 64,
     }
 }
 

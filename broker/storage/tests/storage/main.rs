@@ -7,6 +7,7 @@ mod disks;
 mod life;
 mod log_dirs;
 mod lookup;
+mod many;
 mod moving;
 mod producers;
 mod recovery;

@@ -22,7 +22,7 @@ fn config() -> Arc<LogConfig> {
 
 fn open(fs: &MemFs) -> LogDirs {
     let dirs = vec![PathBuf::from("/a"), PathBuf::from("/b")];
-    let config = LogDirsConfig { dirs, node_id: BrokerId(1), cluster_id: None };
+    let config = LogDirsConfig { dirs, node_id: BrokerId(1), cluster_id: None, open_files_max: 64 };
     LogDirs::open(Arc::new(fs.clone()), &config, &mut SplitMix64::new(2)).expect("opened")
 }
 

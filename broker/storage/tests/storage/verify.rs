@@ -32,7 +32,8 @@ impl Dir {
         let home = Home::real();
         let mut rng = SplitMix64::new(1);
         format_directory(&RealFs, &home.path, "MkU3OEVBNTcwNTJENDM2Qg", BrokerId(1), &mut rng).expect("formatted");
-        let wanted = LogDirsConfig { dirs: vec![home.path.clone()], node_id: BrokerId(1), cluster_id: None };
+        let wanted =
+            LogDirsConfig { dirs: vec![home.path.clone()], node_id: BrokerId(1), cluster_id: None, open_files_max: 64 };
         let dirs = LogDirs::open(home.fs.clone(), &wanted, &mut rng).expect("opened");
         let (partition, producers) = (TopicPartition::new("topic", 0), ProducerStateConfig::default());
         let log = dirs.create(partition, TOPIC_ID, None, std::sync::Arc::new(config()), producers, NOW);
@@ -339,7 +340,8 @@ fn a_partition_is_checked_by_itself_and_a_lock_is_seen() {
     let checked = verify::partition(&RealFs, &partition, Options::default(), &mut sink).expect("readable");
     assert_eq!((problems, checked.batches, checked.records), (0, 63, 126));
     assert!(!verify::is_in_use(&RealFs, &dir.home.path).expect("looked at"));
-    let wanted = LogDirsConfig { dirs: vec![dir.home.path.clone()], node_id: BrokerId(1), cluster_id: None };
+    let wanted =
+        LogDirsConfig { dirs: vec![dir.home.path.clone()], node_id: BrokerId(1), cluster_id: None, open_files_max: 64 };
     let _held = LogDirs::open(dir.home.fs.clone(), &wanted, &mut SplitMix64::new(1)).expect("opened");
     assert!(verify::is_in_use(&RealFs, &dir.home.path).expect("looked at"));
 }
