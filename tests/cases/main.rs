@@ -23,6 +23,7 @@ mod kafka_tools;
 mod librdkafka;
 mod log_files;
 mod loss;
+mod many;
 mod node;
 mod produce_fetch;
 mod python;

@@ -18,6 +18,8 @@
 //!   sat first   --bootstrap HOST:PORT [--topic T --rf 1]   creates a topic, one record acked by all, reads it back
 //!   sat create  --bootstrap HOST:PORT --topic T --partitions 1000 [--rf 1]     time until every broker in --bootstrap
 //!               names a leader for every partition, and each partition acknowledged one record with acks=all
+//!   sat ready   --bootstrap HOST:PORT --topic T[,T…] --partitions N [--seconds 60]
+//!               waits until all N partitions of each topic are led and answer
 //!   sat gap     --bootstrap H:P,H:P,… --topic T [--rf 3 --min-isr 2] [--seconds 20]
 //!               one record at a time, acks=all, to one partition; prints `LEADER host:port` first, so that a script can
 //!               kill it; then the longest time without an acknowledged record
@@ -911,6 +913,29 @@ fn create_timed(a: &Args) -> Res<()> {
     Ok(())
 }
 
+/// Of brokers that may be down still.
+fn ready_again(a: &Args) -> Res<()> {
+    let (topics, bootstrap) = (a.str("topic", "sat"), a.str("bootstrap", "127.0.0.1:9092"));
+    let count = a.num("partitions", 6) as usize;
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_secs(a.num("seconds", 60) as u64);
+    for topic in topics.split(',') {
+        loop {
+            let found = leaders(&bootstrap, topic).unwrap_or_default();
+            let homes: Vec<String> = found.into_iter().flatten().collect();
+            if homes.len() == count && ready(&homes, topic).is_ok() {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{} of {count} partitions of {topic} are led", homes.len()).into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    say(&format!("{{\"run\":\"ready\",\"seconds\":{:.3}}}", begun.elapsed().as_secs_f64()));
+    Ok(())
+}
+
 fn first(a: &Args) -> Res<()> {
     let mut one = Args(a.0.clone());
     one.0.insert("partitions".into(), "1".into());
@@ -934,9 +959,10 @@ fn main() {
         "create" => create_timed(&args),
         "gap" => gap(&args),
         "first" => first(&args),
+        "ready" => ready_again(&args),
         "settle" => settle(&args),
         "limit" => limit::limit(&args),
-        _ => Err("usage: sat produce|fetch|e2e|first|create|gap|settle|limit --bootstrap HOST:PORT --topic T … (see the top of main.rs)".into()),
+        _ => Err("usage: sat produce|fetch|e2e|first|create|ready|gap|settle|limit --bootstrap HOST:PORT --topic T … (see the top of main.rs)".into()),
     };
     if let Err(e) = outcome {
         eprintln!("sat: {e}");
