@@ -206,6 +206,11 @@ impl LeaderEpochs {
         }
     }
 
+    /// The file has these entries already.
+    pub fn is_as_stored(&mut self) {
+        self.unsaved = false;
+    }
+
     /// What was handed out to be synced was not.
     pub fn mark_unsynced(&mut self) {
         self.unsynced = true;

@@ -149,6 +149,7 @@ impl Loader {
         let stored_epochs = if has_epochs_file { LeaderEpochs::load(&loader.place)? } else { None };
         let has_epochs = stored_epochs.is_some();
         loader.epochs = stored_epochs.unwrap_or_default();
+        let stored = has_epochs.then(|| loader.epochs.entries().to_vec());
         let mut scan_from = None;
         if !recovery.clean && !loader.segments.is_empty() {
             scan_from = Some(loader.segment_index(recovery.recovery_point.0));
@@ -177,6 +178,10 @@ impl Loader {
         let log_end = loader.ensure_segment(log_end, recovery.log_start.0, is_new)?;
         loader.remove_stray_snapshots(log_end)?;
         loader.epochs.truncate_end(Offset(log_end));
+        if stored.as_deref() == Some(loader.epochs.entries()) {
+            // What a scan dropped it has found again: to replace thousands of files by the same takes longer than the scans.
+            loader.epochs.is_as_stored();
+        }
         loader.epochs.save_or_put_off(&loader.place)?;
         Ok((loader, Offset(log_end)))
     }
@@ -451,6 +456,7 @@ impl Loader {
 
     fn scan_segment(&mut self, index: usize, expected: &mut i64) -> Result<Option<Damage>, LogError> {
         let Self { place, config, segments, producers, epochs, report, .. } = self;
+        let is_last = index + 1 == segments.len();
         let Some(segment) = segments.get_mut(index) else {
             return Ok(None);
         };
@@ -525,7 +531,9 @@ impl Loader {
             let (path, cut) = (segment.path(place), size - segment.size);
             tracing::debug!("cutting {cut} bytes of zeros from the end of {}", path.display());
             place.guard("truncating", || path, file.set_len(segment.size))?;
-            segment.close_indexes(place)?;
+            if !is_last {
+                segment.close_indexes(place)?;
+            }
             return Ok(None);
         }
         let damage = failure.map(|(position, reason)| Damage {
@@ -541,7 +549,10 @@ impl Loader {
             let result = file.set_len(damage.position).and_then(|()| file.sync_data());
             place.guard("truncating", || damage.file.clone(), result)?;
         }
-        segment.close_indexes(place)?;
+        // The last one is written to again: its newest entries wait in memory, as they did before.
+        if !is_last {
+            segment.close_indexes(place)?;
+        }
         Ok(damage)
     }
 
