@@ -131,7 +131,7 @@ async fn an_idle_partition_costs_less_than_two_kib_and_no_descriptor() {
     let world = World::real();
     let home = tempfile::tempdir().expect("a directory");
     let dir = home.path().join("logs");
-    format_all(&*world.fs, &[dir.clone()], "cluster", 1, false, &mut world.rng()).expect("formatted");
+    format_all(&*world.fs, std::slice::from_ref(&dir), "cluster", 1, false, &mut world.rng()).expect("formatted");
     let image = Arc::new(image(PARTITIONS));
 
     let before = LIVE_BYTES.load(Ordering::Relaxed);
