@@ -534,6 +534,14 @@ impl Segment {
         self.txn_index.mark_unsynced();
     }
 
+    /// The log file, if it has to be synced so that its records are durable.
+    pub fn take_unsynced_log(&mut self, place: &Place, files: &mut Vec<Arc<dyn File>>) -> Result<(), StorageError> {
+        if std::mem::take(&mut self.dirty) {
+            files.push(self.file(place)?);
+        }
+        Ok(())
+    }
+
     /// The files that have to be synced so that the segment is durable, with what was in memory written to them. Index
     /// files are made with the first record, or with `make_all`.
     pub fn take_unsynced(
@@ -543,9 +551,7 @@ impl Segment {
         files: &mut Vec<Arc<dyn File>>,
     ) -> Result<(), StorageError> {
         let make = make_all || self.size > 0;
-        if std::mem::take(&mut self.dirty) {
-            files.push(self.file(place)?);
-        }
+        self.take_unsynced_log(place, files)?;
         let result = self.offset_index.file.take_unsynced(place, make);
         files.extend(place.guard("writing", || self.offset_index.file.path(place), result)?);
         let result = self.time_index.file.take_unsynced(place, make);

@@ -2,7 +2,12 @@
 //!
 //! A sync may take long, so it is split: `flush_job` collects what has to be synced (under the partition's lock),
 //! `FlushJob::run` syncs it (without), `complete_flush` moves the recovery point (under the lock again). Appends go on
-//! meanwhile.
+//! meanwhile. One job at a time: one that found less to do, as another has taken the files, would move the recovery point
+//! before that other is done.
+//!
+//! **What is synced.** Of the segment that is written to, the log file alone: after a crash recovery reads the segment that
+//! the recovery point lies in from its start, and makes its indexes anew. So a flush of a few records is one sync and not
+//! three. Of every other segment all that changed, as nobody reads it again once the recovery point is behind it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +34,7 @@ pub struct FlushJob {
     names: bool,
     dir: bool,
     until: Offset,
+    active: Offset,
     truncations: u64,
 }
 
@@ -38,6 +44,8 @@ pub struct FlushJob {
 pub struct Flushed {
     /// Everything below was synced.
     pub until: Offset,
+    /// The base of the segment that was written to then, of which no index was synced.
+    active: Offset,
     truncations: u64,
 }
 
@@ -51,7 +59,7 @@ impl FlushJob {
     /// In place of [`FlushJob::run`], after the whole file system was synced ([`LogDir::sync_whole`](crate::LogDir)) since
     /// the job was made.
     pub fn was_synced_whole(self) -> Flushed {
-        Flushed { until: self.until, truncations: self.truncations }
+        Flushed { until: self.until, active: self.active, truncations: self.truncations }
     }
 
     /// Syncs. A failure takes the log directory offline.
@@ -80,7 +88,7 @@ impl FlushJob {
         if self.dir {
             place.guard(SYNCING, || place.log_dir.path.clone(), place.fs.sync_dir(&place.log_dir.path))?;
         }
-        Ok(Flushed { until: self.until, truncations: self.truncations })
+        Ok(Flushed { until: self.until, active: self.active, truncations: self.truncations })
     }
 }
 
@@ -93,12 +101,28 @@ impl Log {
                 || now.0.saturating_sub(self.last_flush.0) >= self.config.flush_ms)
     }
 
-    /// What has to be done so that everything appended so far is durable; `None` when it is.
+    /// How long records that are not flushed may wait yet by `flush.ms`, in milliseconds; `None`: for ever, or there are
+    /// none.
+    pub fn flush_wait_ms(&self, now: Timestamp) -> Option<i64> {
+        let waits = self.recovery_point < self.log_end && self.config.flush_ms < i64::MAX;
+        waits.then(|| (self.last_flush.0.saturating_add(self.config.flush_ms)).saturating_sub(now.0).max(0))
+    }
+
+    /// What has to be done so that every record appended so far is durable; `None` when it is.
     pub fn flush_job(&mut self, now: Timestamp) -> Result<Option<FlushJob>, LogError> {
+        self.collect(now, false)
+    }
+
+    /// As [`Log::flush_job`], with the indexes of the active segment too: a start after a clean shutdown trusts them.
+    pub(super) fn flush_job_of_all(&mut self, now: Timestamp) -> Result<Option<FlushJob>, LogError> {
+        self.collect(now, true)
+    }
+
+    fn collect(&mut self, now: Timestamp, with_all_indexes: bool) -> Result<Option<FlushJob>, LogError> {
         self.check_online()?;
         self.last_flush = now;
         let place = self.place.clone();
-        let (mut files, epochs) = match self.take_unsynced() {
+        let (mut files, epochs) = match self.take_unsynced(with_all_indexes) {
             Err(error) => {
                 // Nothing of it will be synced now, and all of it has to be one day.
                 let first = self.segment_index(self.recovery_point);
@@ -117,22 +141,34 @@ impl Log {
         }
         let snapshot = (names && self.producers.snapshot > self.log_start.0)
             .then(|| place.file(self.producers.snapshot, producer_snapshot::SUFFIX));
-        let (until, truncations) = (self.log_end, self.place.truncations());
-        Ok(Some(FlushJob { place, files, snapshot, names, dir, until, truncations }))
+        let (until, active, truncations) = (self.log_end, self.active_segment_base(), self.place.truncations());
+        Ok(Some(FlushJob { place, files, snapshot, names, dir, until, active, truncations }))
     }
 
     /// The files of the segments that have to be synced, and that of the epochs.
-    fn take_unsynced(&mut self) -> Result<Unsynced, StorageError> {
+    fn take_unsynced(&mut self, with_all_indexes: bool) -> Result<Unsynced, StorageError> {
         let mut files = Vec::new();
-        for segment in &mut self.segments {
-            segment.take_unsynced(&self.place, false, &mut files)?;
+        if let Some((active, closed)) = self.segments.split_last_mut() {
+            for segment in closed {
+                segment.take_unsynced(&self.place, false, &mut files)?;
+            }
+            match with_all_indexes {
+                true => active.take_unsynced(&self.place, false, &mut files)?,
+                false => active.take_unsynced_log(&self.place, &mut files)?,
+            }
         }
         Ok((files, self.epochs.take_unsynced(&self.place)?))
     }
 
-    /// Moves the recovery point to what a job has synced, unless the log was truncated meanwhile.
+    /// Moves the recovery point to what a job has synced, unless the log was truncated meanwhile; nor when the segment that
+    /// was the active one has been closed just there, as recovery would not read it again then, and its indexes are not on
+    /// disk: closing it asks for the next flush.
     pub fn complete_flush(&mut self, flushed: Flushed) {
-        if flushed.truncations == self.place.truncations() {
+        let begins_there = self
+            .segments
+            .get(self.segment_index(flushed.until))
+            .is_some_and(|segment| segment.base == flushed.until.0 && segment.base > flushed.active.0);
+        if flushed.truncations == self.place.truncations() && !begins_there {
             self.recovery_point = self.recovery_point.max(flushed.until);
         }
     }
@@ -145,4 +181,5 @@ impl Log {
         }
         Ok(())
     }
+
 }

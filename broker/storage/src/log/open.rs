@@ -138,6 +138,6 @@ impl Log {
         active.close_indexes(&place)?;
         active.trim(&place)?;
         self.take_snapshot()?;
-        self.flush_job(now)
+        self.flush_job_of_all(now)
     }
 }

@@ -1,8 +1,10 @@
 //! What happens to a log besides appends: rolling, truncation, replication, retention, deletion, flushing.
 
+use std::sync::{Arc, Mutex};
+
 use odradek_broker_storage::{AppendError, AppendOrigin, Log, LogConfig, LogError, Recovery};
 use odradek_common::fs::{Fs, RealFs};
-use odradek_common::mem_fs::{Crash, MemFs};
+use odradek_common::mem_fs::{Crash, MemFs, Operation};
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::Timestamp;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset, Uuid};
@@ -215,6 +217,58 @@ fn a_flush_moves_the_recovery_point_unless_the_log_was_truncated_meanwhile() {
     log.flush(NOW).expect("flushed");
     assert_eq!(log.recovery_point(), log.log_end());
     assert!(log.flush_job(NOW).expect("nothing").is_none());
+}
+
+#[test]
+fn a_flush_of_a_few_records_is_one_sync() {
+    let fs = MemFs::new();
+    let home = Home::memory(&fs);
+    let mut log = home.open(&small(), Recovery::NEW);
+    append(&mut log, &batch(2, 20, NOW)).expect("appended");
+    log.flush(NOW).expect("flushed");
+    let synced = Arc::new(Mutex::new(Vec::new()));
+    let seen = synced.clone();
+    fs.set_fault(Some(Box::new(move |operation, path| {
+        if matches!(operation, Operation::Sync | Operation::SyncDir) {
+            seen.lock().expect("no test panicked").push(path.to_owned());
+        }
+        None
+    })));
+    for _ in 0..3 {
+        append(&mut log, &batch(2, 20, NOW)).expect("appended");
+        log.flush(NOW).expect("flushed");
+        let synced = std::mem::take(&mut *synced.lock().expect("no test panicked"));
+        assert_eq!(synced, [log.dir().join("00000000000000000000.log")]);
+    }
+    // Closed, its indexes are read again by nobody else.
+    log.roll(None, NOW).expect("rolled");
+    log.flush(NOW).expect("flushed");
+    let synced = synced.lock().expect("no test panicked").clone();
+    for name in ["00000000000000000000.index", "00000000000000000000.timeindex"] {
+        assert!(synced.contains(&log.dir().join(name)), "{synced:?}");
+    }
+}
+
+#[test]
+fn a_segment_that_is_closed_where_a_flush_ended_is_read_again_until_its_indexes_are_on_disk() {
+    let fs = MemFs::new();
+    let home = Home::memory(&fs);
+    let mut log = home.open(&small(), Recovery::NEW);
+    for _ in 0..3 {
+        append(&mut log, &batch(2, 20, NOW)).expect("appended");
+    }
+    let job = log.flush_job(NOW).expect("collected").expect("something to do");
+    log.roll(None, NOW).expect("rolled");
+    let flushed = job.run().expect("synced");
+    log.complete_flush(flushed);
+    assert_eq!(log.recovery_point(), Offset(0));
+    log.flush(NOW).expect("flushed");
+    assert_eq!(log.recovery_point(), Offset(6));
+    drop(log);
+    fs.crash(Crash::PowerLosesAll, &mut SplitMix64::new(3));
+    let recovery = Recovery { recovery_point: Offset(6), clean: false, ..Recovery::NEW };
+    let log = home.open(&small(), recovery);
+    assert_eq!((log.log_end(), log.recovery().indexes_rebuilt), (Offset(6), 0));
 }
 
 #[test]
