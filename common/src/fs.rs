@@ -94,6 +94,11 @@ pub trait WholeFs: Send + Sync + Debug {
 pub trait File: Send + Sync + Debug {
     /// Reads at most `buffer.len()` bytes; 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As [`File::read_at`], but fails with `WouldBlock` where it would have to wait for the disk. A file that cannot tell
+    /// waits.
+    fn read_at_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buffer, offset)
+    }
     /// Writes all buffers one after another from `offset`, with as few system calls as the kernel allows.
     fn write_all_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
@@ -112,7 +117,7 @@ pub trait File: Send + Sync + Debug {
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset))
     }
-    /// Whether the first bytes of this range can be read without waiting for the disk. `true` when unknown.
+    /// Whether this range can, by samples of it, be read without waiting for the disk. `true` when unknown.
     fn is_cached(&self, _offset: u64, _len: usize) -> bool {
         true
     }
@@ -190,6 +195,9 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     let code = rustix::io::Errno::from_io_error(error);
     matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
+
+/// A range's pages are probed for at this distance, and its last one.
+const PROBE_BYTES: usize = 64 * 1024;
 
 /// The operating system's files.
 #[derive(Debug, Default, Clone, Copy)]
@@ -307,6 +315,15 @@ impl File for RealFile {
         self.0.read_at(buffer, offset)
     }
 
+    fn read_at_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut buffers = [io::IoSliceMut::new(buffer)];
+        match rustix::io::preadv2(&self.0, &mut buffers, offset, rustix::io::ReadWriteFlags::NOWAIT) {
+            // The file system cannot tell.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.0.read_at(buffer, offset),
+            result => Ok(result?),
+        }
+    }
+
     fn write_all_at(&self, buffers: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
         // The kernel takes at most IOV_MAX buffers in one call.
         const BUFFERS_MAX: usize = 1024;
@@ -372,7 +389,8 @@ impl File for RealFile {
     }
 
     fn is_cached(&self, offset: u64, len: usize) -> bool {
-        // One byte of the range's first and last page, without waiting: EAGAIN says that a page is not in memory.
+        // One byte of some pages, without waiting: EAGAIN says that a page is not in memory. The kernel reads and evicts
+        // neighbours together.
         let probe = |at: u64| {
             let mut byte = [0u8; 1];
             let mut buffers = [io::IoSliceMut::new(&mut byte)];
@@ -381,7 +399,8 @@ impl File for RealFile {
                 Err(rustix::io::Errno::AGAIN)
             )
         };
-        len == 0 || (probe(offset) && probe(offset + len as u64 - 1))
+        len == 0
+            || ((0..len).step_by(PROBE_BYTES).all(|at| probe(offset + at as u64)) && probe(offset + len as u64 - 1))
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -404,6 +423,9 @@ mod tests {
         file.read_exact_at(&mut back, 7).expect("read");
         assert_eq!(back, parts.concat());
         assert!(file.is_cached(0, 12_007));
+        let mut now = [0; 4];
+        assert_eq!(file.read_at_now(&mut now, 7 + 4 * 2999).expect("in memory"), 4);
+        assert_eq!(u32::from_be_bytes(now), 2999);
         assert_eq!(file.read_exact_at(&mut back, 8).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 

@@ -162,9 +162,13 @@ impl LogDir {
         self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
     }
 
-    /// Takes the directory offline. Only the first failure is kept and logged.
+    /// Takes the directory offline. Only the first failure is kept and logged. That a read would have to wait is none
+    /// ([`Patience`](crate::patience::Patience)).
     pub fn fail(&self, operation: &'static str, path: PathBuf, error: &io::Error) -> StorageError {
         let failure = self.error(operation, path, error);
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return failure;
+        }
         if self.failure.set(failure.clone()).is_ok() {
             tracing::error!("{failure}");
             if let Some(hook) = self.on_failure.get() {

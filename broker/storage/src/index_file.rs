@@ -14,6 +14,7 @@ use odradek_common::fs::{File, OpenMode, is_full};
 
 use crate::dir::Place;
 use crate::log_file::FileSlot;
+use crate::patience::{Kind, Patience};
 
 /// Entries that wait in memory: 64 of 12 bytes are 768 bytes for each active segment.
 const PENDING_ENTRIES_MAX: usize = 64;
@@ -189,7 +190,12 @@ impl<const N: usize> IndexFile<N> {
     }
 
     /// The last entry for which `holds` is true, and its number, when `holds` is true for a prefix of the entries.
-    pub fn last_where(&self, place: &Place, holds: impl Fn(&[u8; N]) -> bool) -> io::Result<Option<(usize, [u8; N])>> {
+    pub fn last_where(
+        &self,
+        place: &Place,
+        patience: Patience<'_>,
+        holds: impl Fn(&[u8; N]) -> bool,
+    ) -> io::Result<Option<(usize, [u8; N])>> {
         if self.pending.first().is_some_and(&holds) {
             let within = self.pending.partition_point(&holds);
             let index = within.saturating_sub(1);
@@ -200,6 +206,7 @@ impl<const N: usize> IndexFile<N> {
             return Ok(None);
         }
         let file = self.open(place, OpenMode::ReadWrite)?;
+        let file = patience.reader(&file, Kind::Index);
         // Invariant: `holds` is true below `low` and false from `high` on.
         let (mut low, mut high) = (0, stored);
         let mut entry = [0; N];

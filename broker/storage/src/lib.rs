@@ -29,6 +29,7 @@ mod log;
 mod log_dirs;
 mod log_file;
 mod offset_index;
+mod patience;
 mod producer_snapshot;
 mod producer_state;
 mod recovery;
@@ -45,7 +46,7 @@ pub use dir::{LogDir, Room};
 pub use error::{AppendError, Corruption, LogError, ReadError, RecordFault, StorageError};
 pub use leader_epochs::{EpochEndOffset, EpochEntry};
 pub use log::{
-    AppendInfo, AppendOrigin, DeferredDelete, FUTURE_SUFFIX, FlushJob, Flushed, Log, LogLocation, ReadSlice,
+    AppendInfo, AppendOrigin, DeferredDelete, FUTURE_SUFFIX, FlushJob, Flushed, Found, Log, LogLocation, ReadSlice,
     TimestampLookup, TimestampOffset, future_dir_name,
 };
 pub use log_dirs::{
@@ -54,6 +55,7 @@ pub use log_dirs::{
 };
 pub use log_file::OpenFiles;
 pub use offset_index::OffsetPosition;
+pub use patience::ColdRange;
 pub use producer_state::{ActiveProducer, ProducerError};
 pub use recovery::{Damage, Recovery, RecoveryReport};
 pub use txn_index::AbortedTxn;

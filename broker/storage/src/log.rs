@@ -35,7 +35,7 @@ use crate::segment::{Located, Segment};
 
 pub use append::{AppendInfo, AppendOrigin};
 pub use flush::{FlushJob, Flushed};
-pub use lookup::{ReadSlice, TimestampLookup, TimestampOffset};
+pub use lookup::{Found, ReadSlice, TimestampLookup, TimestampOffset};
 pub use moving::{FUTURE_SUFFIX, future_dir_name};
 pub use open::LogLocation;
 pub use retention::DeferredDelete;

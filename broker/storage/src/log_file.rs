@@ -223,6 +223,14 @@ impl File for LogFile {
         })
     }
 
+    fn read_at_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at_now(buffer, offset).inspect_err(|error| {
+            if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) {
+                self.log_dir.fail("reading", self.path.clone(), error);
+            }
+        })
+    }
+
     fn write_all_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.is_unsynced.store(true, Ordering::Relaxed);
         self.file.write_all_at(buffers, offset)

@@ -8,6 +8,7 @@ use std::io;
 
 use crate::dir::Place;
 use crate::index_file::IndexFile;
+use crate::patience::Patience;
 
 pub(crate) const SUFFIX: &str = ".index";
 pub(crate) const ENTRY_BYTES: usize = 8;
@@ -62,20 +63,20 @@ impl OffsetIndex {
     }
 
     /// The entry with the largest offset that is not above `target`; the segment's start when there is none.
-    pub fn lookup(&self, place: &Place, target: i64) -> io::Result<OffsetPosition> {
+    pub fn lookup(&self, place: &Place, patience: Patience<'_>, target: i64) -> io::Result<OffsetPosition> {
         let start = OffsetPosition { offset: self.file.base, position: 0 };
         if target < self.file.base {
             return Ok(start);
         }
         let wanted = (target - self.file.base) as u64;
-        let found = self.file.last_where(place, |entry| u64::from(relative(entry)) <= wanted)?;
+        let found = self.file.last_where(place, patience, |entry| u64::from(relative(entry)) <= wanted)?;
         Ok(found.map_or(start, |(_, entry)| self.decode(entry)))
     }
 
     /// The first entry whose position is at least `position`, for an upper bound of a range's offsets.
     pub fn first_at_or_behind(&self, place: &Place, position: u64) -> io::Result<Option<OffsetPosition>> {
         let before = |entry: &[u8; ENTRY_BYTES]| (u64::from_be_bytes(*entry) & u64::from(u32::MAX)) < position;
-        let next = self.file.last_where(place, before)?.map_or(0, |(index, _)| index + 1);
+        let next = self.file.last_where(place, Patience::Waits, before)?.map_or(0, |(index, _)| index + 1);
         if next >= self.file.count(place)? {
             return Ok(None);
         }
@@ -88,7 +89,7 @@ impl OffsetIndex {
             0
         } else {
             let wanted = (offset - self.file.base) as u64;
-            let last = self.file.last_where(place, |entry| u64::from(relative(entry)) < wanted)?;
+            let last = self.file.last_where(place, Patience::Waits, |entry| u64::from(relative(entry)) < wanted)?;
             last.map_or(0, |(index, _)| index + 1)
         };
         if kept < self.file.count(place)? { self.file.truncate(place, kept) } else { Ok(()) }

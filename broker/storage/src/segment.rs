@@ -18,6 +18,7 @@ use crate::dir::Place;
 use crate::error::{Corruption, LogError, StorageError};
 use crate::log_file::FileSlot;
 use crate::offset_index::OffsetIndex;
+use crate::patience::{Kind, Patience};
 use crate::scan::{LOOKUP_BUFFER_BYTES, RECOVERY_BUFFER_BYTES, Scan, ScanError};
 use crate::time_index::TimeIndex;
 use crate::txn_index::{self, AbortedTxn, TxnIndex};
@@ -279,8 +280,8 @@ impl Segment {
     }
 
     /// Where to start looking for `target`; the segment's start when the index cannot tell.
-    fn index_position(&self, place: &Place, target: i64) -> Result<u64, StorageError> {
-        match self.offset_index.lookup(place, target) {
+    fn index_position(&self, place: &Place, patience: Patience<'_>, target: i64) -> Result<u64, StorageError> {
+        match self.offset_index.lookup(place, patience, target) {
             Ok(entry) if entry.position < self.size => Ok(entry.position),
             Ok(_) => Ok(self.distrust_index(place)),
             Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound) => {
@@ -306,10 +307,20 @@ impl Segment {
         &self,
         place: &Place,
         target: i64,
+        visit: impl FnMut(u64, &BatchHeader) -> Result<Option<T>, LogError>,
+    ) -> Result<Option<T>, LogError> {
+        self.visit_from_with(place, Patience::Waits, target, visit)
+    }
+
+    fn visit_from_with<T>(
+        &self,
+        place: &Place,
+        patience: Patience<'_>,
+        target: i64,
         mut visit: impl FnMut(u64, &BatchHeader) -> Result<Option<T>, LogError>,
     ) -> Result<Option<T>, LogError> {
-        let start = self.index_position(place, target)?;
-        self.visit_from_position(place, start, target, |position, header| {
+        let start = self.index_position(place, patience, target)?;
+        self.visit_from_position(place, patience, start, target, |position, header| {
             if header.last_offset().0 >= target { visit(position, header) } else { Ok(None) }
         })
     }
@@ -318,13 +329,15 @@ impl Segment {
     fn visit_from_position<T>(
         &self,
         place: &Place,
+        patience: Patience<'_>,
         mut start: u64,
         target: i64,
         mut visit: impl FnMut(u64, &BatchHeader) -> Result<Option<T>, LogError>,
     ) -> Result<Option<T>, LogError> {
         let file = self.file(place)?;
+        let file = patience.reader(&file, Kind::Log);
         'again: loop {
-            let mut scan = Scan::new(&*file, start, self.size, LOOKUP_BUFFER_BYTES);
+            let mut scan = Scan::new(&file, start, self.size, LOOKUP_BUFFER_BYTES);
             let mut expected = self.base;
             loop {
                 match scan.next() {
@@ -363,8 +376,8 @@ impl Segment {
     }
 
     /// The first batch whose last offset is not below `target`.
-    pub fn locate(&self, place: &Place, target: i64) -> Result<Option<Located>, LogError> {
-        self.visit_from(place, target, |position, header| Ok(Some(Located::new(position, header))))
+    pub fn locate(&self, place: &Place, patience: Patience<'_>, target: i64) -> Result<Option<Located>, LogError> {
+        self.visit_from_with(place, patience, target, |position, header| Ok(Some(Located::new(position, header))))
     }
 
     /// The offset behind the last batch.
@@ -383,7 +396,7 @@ impl Segment {
             None => (0, self.base),
         };
         let mut next = self.base;
-        self.visit_from_position(place, start, target, |_, header| {
+        self.visit_from_position(place, Patience::Waits, start, target, |_, header| {
             next = header.next_offset().0;
             Ok(None::<()>)
         })?;

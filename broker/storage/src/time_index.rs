@@ -7,6 +7,7 @@ use std::io;
 
 use crate::dir::Place;
 use crate::index_file::IndexFile;
+use crate::patience::Patience;
 
 pub(crate) const SUFFIX: &str = ".timeindex";
 pub(crate) const ENTRY_BYTES: usize = 12;
@@ -69,14 +70,19 @@ impl TimeIndex {
 
     /// The entry with the largest timestamp that is not above `target`.
     pub fn lookup(&self, place: &Place, target: i64) -> io::Result<Option<(i64, i64)>> {
-        Ok(self.file.last_where(place, |entry| timestamp(entry) <= target)?.map(|(_, entry)| self.decode(&entry)))
+        Ok(self
+            .file
+            .last_where(place, Patience::Waits, |entry| timestamp(entry) <= target)?
+            .map(|(_, entry)| self.decode(&entry)))
     }
 
     /// Drops the entries of `offset` and above.
     pub fn truncate_to(&mut self, place: &Place, offset: i64) -> io::Result<()> {
         let wanted = offset.saturating_sub(self.file.base);
-        let kept =
-            self.file.last_where(place, |entry| i64::from(relative(entry)) < wanted)?.map_or(0, |(at, _)| at + 1);
+        let kept = self
+            .file
+            .last_where(place, Patience::Waits, |entry| i64::from(relative(entry)) < wanted)?
+            .map_or(0, |(at, _)| at + 1);
         self.last = None;
         if kept < self.file.count(place)? { self.file.truncate(place, kept) } else { Ok(()) }
     }

@@ -1,6 +1,6 @@
 //! Reading: ranges of a segment's file, and offsets by time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use odradek_common::fs::File;
@@ -9,6 +9,7 @@ use odradek_records::{Batch, BatchHeader, DECOMPRESSED_BYTES_MAX};
 
 use crate::error::{LogError, ReadError};
 use crate::log::Log;
+use crate::patience::{ColdRange, Patience};
 use crate::segment::{Located, Segment};
 use crate::txn_index::AbortedTxn;
 
@@ -41,6 +42,13 @@ impl ReadSlice {
     }
 }
 
+/// What came of a read that may not wait.
+#[derive(Clone, Debug)]
+pub enum Found {
+    Slice(ReadSlice),
+    Cold(ColdRange),
+}
+
 /// A record found by its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimestampOffset {
@@ -57,6 +65,30 @@ impl Log {
     /// The batches from the one that holds `from` on, below `upper` (high watermark, last stable offset, or log end),
     /// in one segment, at most `bytes_max` bytes. With `min_one` at least the first batch, however large.
     pub fn read(&self, from: Offset, bytes_max: usize, upper: Offset, min_one: bool) -> Result<ReadSlice, ReadError> {
+        self.read_with(Patience::Waits, from, bytes_max, upper, min_one)
+    }
+
+    /// As [`Log::read`], without waiting for the disk: what the look-up needs and does not find in memory comes back, to be
+    /// warmed before the next attempt.
+    pub fn read_now(&self, from: Offset, bytes_max: usize, upper: Offset, min_one: bool) -> Result<Found, ReadError> {
+        let missed = Mutex::new(None);
+        match self.read_with(Patience::Refuses(&missed), from, bytes_max, upper, min_one) {
+            Ok(slice) => Ok(Found::Slice(slice)),
+            Err(error) => match missed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                Some(range) => Ok(Found::Cold(range)),
+                None => Err(error),
+            },
+        }
+    }
+
+    fn read_with(
+        &self,
+        patience: Patience<'_>,
+        from: Offset,
+        bytes_max: usize,
+        upper: Offset,
+        min_one: bool,
+    ) -> Result<ReadSlice, ReadError> {
         self.check_online()?;
         if from < self.log_start || from > self.log_end {
             let (log_start, bound) = (self.log_start, self.log_end);
@@ -69,11 +101,11 @@ impl Log {
         }
         for (index, segment) in self.segments.iter().enumerate().skip(first) {
             // Compaction may leave a segment without the batch asked for; it is in a later one then.
-            let Some(located) = self.locate(index, from)? else { continue };
+            let Some(located) = self.locate(patience, index, from)? else { continue };
             if located.base_offset >= upper.0 {
                 return Ok(ReadSlice::empty(from, segment.base));
             }
-            let end = self.end_position(index, upper, located)?;
+            let end = self.end_position(patience, index, upper, located)?;
             let available = usize::try_from(end - located.position).unwrap_or(usize::MAX);
             let first_batch_incomplete = located.size > bytes_max && !min_one;
             let limit = if min_one { bytes_max.max(located.size) } else { bytes_max };
@@ -92,18 +124,24 @@ impl Log {
     }
 
     /// The batch that holds `offset`, or the next one of this segment.
-    fn locate(&self, index: usize, offset: Offset) -> Result<Option<Located>, LogError> {
+    fn locate(&self, patience: Patience<'_>, index: usize, offset: Offset) -> Result<Option<Located>, LogError> {
         let Some(segment) = self.segments.get(index) else { return Ok(None) };
         if index + 1 == self.segments.len() && self.recent.front().is_some_and(|oldest| oldest.base_offset <= offset.0)
         {
             let at = self.recent.partition_point(|batch| batch.last_offset < offset.0);
             return Ok(self.recent.get(at).copied());
         }
-        segment.locate(&self.place, offset.0)
+        segment.locate(&self.place, patience, offset.0)
     }
 
     /// Where in the segment the records below `upper` end.
-    fn end_position(&self, index: usize, upper: Offset, first: Located) -> Result<u64, LogError> {
+    fn end_position(
+        &self,
+        patience: Patience<'_>,
+        index: usize,
+        upper: Offset,
+        first: Located,
+    ) -> Result<u64, LogError> {
         let Some(segment) = self.segments.get(index) else { return Ok(first.position) };
         let ends_here = match self.segments.get(index + 1) {
             Some(next) => next.base > upper.0,
@@ -112,7 +150,21 @@ impl Log {
         if !ends_here {
             return Ok(segment.size);
         }
-        Ok(self.locate(index, upper)?.map_or(segment.size, |located| located.position.max(first.position)))
+        Ok(self.locate(patience, index, upper)?.map_or(segment.size, |located| located.position.max(first.position)))
+    }
+
+    /// Bytes of the slice's segment, and of all that come after it; of those no more are counted than `enough`.
+    pub fn beyond(&self, slice: &ReadSlice, enough: u64) -> (u64, u64) {
+        let index = self.segment_index(slice.segment_base);
+        let segment_bytes = self.segments.get(index).map_or(0, |segment| segment.size);
+        let mut later = 0;
+        for segment in self.segments.iter().skip(index + 1) {
+            if later >= enough {
+                break;
+            }
+            later += segment.size;
+        }
+        (segment_bytes, later.min(enough))
     }
 
     /// Reads a range into memory.

@@ -4,6 +4,7 @@ use odradek_common::{Offset, time::Timestamp};
 
 use crate::error::LogError;
 use crate::log::Log;
+use crate::patience::Patience;
 use crate::producer_snapshot;
 use crate::recovery::{marker_at, remove_segment};
 use crate::segment::Segment;
@@ -38,7 +39,7 @@ impl Log {
         }
         let active = self.active_mut();
         let mut end = offset;
-        if let Some(located) = active.locate(&place, offset.0)? {
+        if let Some(located) = active.locate(&place, Patience::Waits, offset.0)? {
             end = end.min(Offset(located.base_offset));
             active.truncate(&place, end.0, located.position)?;
         }
