@@ -3,6 +3,7 @@
 //! - [`partition`]: what a leader and a follower of a partition do (ISR, high watermark, truncation).
 //! - [`purgatory`]: who waits for what, and is completed once.
 //! - [`cleaning`]: which compacted log is cleaned next.
+//! - [`cold_reader`]: what a reader far behind a log's end does to the page cache.
 //! - [`replication_quota`]: how fast replicas that are moved may be fetched.
 //! - [`fetch_session`]: incremental fetch sessions (KIP-227), both the server's cache and the follower's end.
 //! - [`coordinator`]: what every coordinator is: a state machine over a replicated log.
@@ -14,6 +15,7 @@
 
 mod brokers;
 pub mod cleaning;
+pub mod cold_reader;
 pub mod coordinator;
 pub mod fetch_session;
 pub mod group;

@@ -313,6 +313,12 @@ impl LeaderState {
         if acks == -1 && in_sync < required { Err(NotEnoughReplicas { in_sync, required }) } else { Ok(()) }
     }
 
+    /// Where this leader epoch begins. Under a flush policy what counts of the log may end before that, and a follower is
+    /// not in sync before it has all of it.
+    pub fn set_epoch_start(&mut self, offset: Offset) {
+        self.epoch_start = self.epoch_start.max(offset);
+    }
+
     /// The log (under a flush policy: what is flushed of it) now ends at `log_end`.
     pub fn on_appended(&mut self, log_end: Offset, brokers: &dyn Brokers, now: Instant) -> Effects {
         if log_end > self.log_end {

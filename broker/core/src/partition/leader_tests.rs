@@ -107,6 +107,22 @@ fn members(proposal: &IsrProposal) -> Vec<(i32, i64)> {
 }
 
 #[test]
+fn a_follower_joins_with_all_that_the_leader_began_with_flushed_or_not() {
+    // Of 10 records, 6 count as they are on the leader's disk.
+    let mut scene = Scene::new(&[1], 1, 6, 4);
+    scene.leader.set_epoch_start(Offset(10));
+    assert!(!scene.leader.offsets_are_available());
+    assert_eq!(
+        scene.fetch(2, 7).proposal,
+        None,
+        "more than counts, and yet less than its predecessor may have committed"
+    );
+    assert!(scene.fetch(2, 10).proposal.is_some());
+    scene.append(10);
+    assert!(scene.leader.offsets_are_available());
+}
+
+#[test]
 fn the_mark_is_the_least_log_end_of_the_isr() {
     let mut scene = Scene::new(&[1, 2, 3], 2, 0, 0);
     assert_eq!(scene.append(10), None);
