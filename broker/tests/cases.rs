@@ -34,13 +34,13 @@ fn batch(values: &[&str]) -> Bytes {
     builder.build().expect("a batch")
 }
 
-fn produce_request(topic: &str, id: Uuid, partition: i32, acks: i16, records: Bytes) -> ProduceRequest {
+pub fn produce_request(topic: &str, id: Uuid, partition: i32, acks: i16, records: Bytes) -> ProduceRequest {
     let data = PartitionProduceData { index: partition, records: Some(Records::Bytes(records)), ..Default::default() };
     let topic = TopicProduceData { name: topic.into(), topic_id: id, partition_data: vec![data], ..Default::default() };
     ProduceRequest { acks, timeout_ms: 5000, topic_data: vec![topic], ..Default::default() }
 }
 
-async fn produce(
+pub async fn produce(
     connection: &mut Connection,
     version: i16,
     topic: &str,
@@ -84,7 +84,7 @@ fn fetch_request(version: i16, topic: &str, id: Uuid, offset: i64, wait_ms: i32)
     }
 }
 
-async fn fetch(connection: &mut Connection, version: i16, topic: &str, id: Uuid, offset: i64) -> PartitionData {
+pub async fn fetch(connection: &mut Connection, version: i16, topic: &str, id: Uuid, offset: i64) -> PartitionData {
     let request = fetch_request(version, topic, id, offset, 0);
     let mut response = connection.call(version, &request).await.expect("an answer");
     assert_eq!(response.error_code, 0);

@@ -67,7 +67,7 @@ impl Api {
         if replica.is_some() && !self.allows(&context, Operation::ClusterAction, Resource::Cluster) {
             return Outcome::Done(failed_as_a_whole(ErrorCode::ClusterAuthorizationFailed).into());
         }
-        let params = self.params(&request, replica);
+        let params = self.params(&context, &request, replica);
         let session = session_request(version, request, replica.is_some());
         let resolved = self.fetch_sessions().resolve(session, self.world.instant());
         let session = match resolved {
@@ -109,7 +109,12 @@ impl Api {
         })
     }
 
-    fn params(&self, request: &FetchRequest, replica: Option<(BrokerId, BrokerEpoch)>) -> FetchParams {
+    fn params(
+        &self,
+        context: &RequestContext,
+        request: &FetchRequest,
+        replica: Option<(BrokerId, BrokerEpoch)>,
+    ) -> FetchParams {
         let bytes_max = request.max_bytes.min(i32::try_from(self.config.network.fetch_bytes_max).unwrap_or(i32::MAX));
         let bytes_max = usize::try_from(bytes_max).unwrap_or(0);
         let reader = match replica {
@@ -124,6 +129,8 @@ impl Api {
             bytes_min: u64::try_from(request.min_bytes).unwrap_or(0).min(bytes_max as u64),
             bytes_max,
             is_bytes_max_hard: false,
+            peer: Some(context.peer),
+            waits_for_disk: false,
         }
     }
 
@@ -186,7 +193,8 @@ impl Api {
             if let Some(range) = &result.records
                 && range.len > 0
             {
-                files.push(FilePart { file: range.file.clone(), offset: range.position, len: range.len });
+                let (file, stream) = (range.file.clone(), range.stream.clone());
+                files.push(FilePart { file, offset: range.position, len: range.len, stream });
             }
             let data = partition_data(version, key.partition, partition, result, &mut leaders);
             let (topic, topic_id) = match &key.topic {

@@ -59,7 +59,7 @@ use self::init_producer_id::ProducerIds;
 use crate::coordinators::GroupCoordinators;
 use crate::life::CurrentBrokerEpoch;
 use crate::metadata::{ControllerClient, LiveConfig, MetadataCache};
-use crate::replica::{ReplicaManager, SessionWatch};
+use crate::replica::{ColdStream, ReplicaManager, SessionWatch};
 
 /// What a handler has, or will have.
 pub enum Outcome<T> {
@@ -126,6 +126,8 @@ pub struct FilePart {
     pub file: Arc<dyn File>,
     pub offset: u64,
     pub len: usize,
+    /// Of a reader that is far behind the log's end.
+    pub stream: Option<Arc<ColdStream>>,
 }
 
 /// Who asks. Travels with a request wherever it goes.

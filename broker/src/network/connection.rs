@@ -22,13 +22,14 @@ use odradek_node::world::{BoxFuture, Socket, SocketReader, SocketWriter, send_fi
 use super::frame_reader::{Frame, FrameReader, ReadError};
 use crate::api::{Api, Client, FilePart, Outcome, Part, Reply, Response};
 use crate::memory::RequestMemory;
+use crate::replica::ColdStream;
 
 /// Requests of one connection that were started and are not answered. A client that sends more waits; librdkafka and
 /// the Java client have five in flight unless told otherwise.
 const IN_FLIGHT_MAX: usize = 32;
 
-/// A file range is sent in windows of this size: before each, its first and last page are looked for in the page cache,
-/// and the disk pool reads it when they are not there, so that `sendfile` seldom waits for a disk.
+/// A file range is sent in windows of this size: before each, samples of it are looked for in the page cache, and the disk
+/// pool reads it when they are not there, so that `sendfile` seldom waits for a disk.
 const WARM_BYTES: usize = 256 * 1024;
 
 /// A peer that takes nothing of an answer for so long is closed, when `connections.max.idle.ms` does not say.
@@ -239,6 +240,9 @@ async fn send_range(world: &World, writer: &mut dyn SocketWriter, range: &FilePa
         if !range.file.is_cached(offset, window) {
             let file = range.file.clone();
             world.on_disk(move || warm(&*file, offset, window)).await?;
+            if let Some(stream) = &range.stream {
+                stream.on_brought(&range.file, offset, window);
+            }
         }
         if range.file.descriptor().is_some() {
             send_file(writer, &*range.file, offset, window).await?;
@@ -250,6 +254,9 @@ async fn send_range(world: &World, writer: &mut dyn SocketWriter, range: &FilePa
         }
         offset += window as u64;
         left -= window;
+    }
+    if let Some(work) = range.stream.as_ref().and_then(ColdStream::next_work) {
+        world.disk.execute(Box::new(move || work.run()));
     }
     Ok(())
 }

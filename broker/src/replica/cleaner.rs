@@ -177,6 +177,8 @@ impl ReplicaManager {
     /// Whether there was something to clean.
     async fn clean(self: &Arc<Self>, partition: &Arc<Partition>) -> Result<bool, CleanError> {
         let begun = self.world.instant();
+        // What takes the place of a record, and each producer's last batch, are on disk before anything goes.
+        self.flush_and_wait(std::slice::from_ref(partition)).await;
         let (manager, on) = (self.clone(), partition.clone());
         let Some((mut cleaning, from)) = self.world.on_disk(move || manager.begin_cleaning(&on)).await? else {
             return Ok(false);
@@ -206,8 +208,6 @@ impl ReplicaManager {
     }
 
     fn begin_cleaning(self: &Arc<Self>, partition: &Arc<Partition>) -> Result<Option<(Cleaning, Offset)>, CleanError> {
-        // What takes the place of a record, and each producer's last batch, are on disk before anything goes.
-        self.flush_now(partition);
         let config = share(&self.live(), &mut self.world.rng());
         let begun = partition.begin_cleaning(config, self.world.timestamp())?;
         Ok(begun.map(|cleaning| {

@@ -34,7 +34,7 @@ impl ReplicaManager {
         self.required(id)?.watch_commits(epoch)
     }
 
-    /// Reads as the leader of `epoch`, up to the log's end.
+    /// Reads as the leader of `epoch`, up to the log's end. It may wait for the disk.
     pub fn read_as_coordinator(
         self: &Arc<Self>,
         id: TopicIdPartition,
@@ -49,6 +49,8 @@ impl ReplicaManager {
             bytes_min: 0,
             bytes_max,
             is_bytes_max_hard: false,
+            peer: None,
+            waits_for_disk: true,
         };
         let entry = FetchEntry {
             partition: id,

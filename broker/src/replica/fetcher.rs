@@ -6,6 +6,9 @@
 //! poll at once. Partitions come and go with metadata through [`Fetchers::refetch`]; one that comes while a poll is out
 //! breaks it off, or its first record would wait for up to `replica.fetch.wait.max.ms`.
 //!
+//! In a durable topic a partition is asked for again when what it has is on disk: its fetch position is its flushed end
+//! (rule 3 of the architecture). What one answer brought for several partitions is synced together.
+//!
 //! Truncation goes by the diverging epochs in the answers (KIP-595). Answers are used only for the leader epoch and
 //! offset that were asked for.
 
@@ -30,7 +33,7 @@ use tokio::sync::Notify;
 
 use super::ReplicaManager;
 use super::catch_up::{self, Rest};
-use super::partition::{Asked, FetchPosition, FollowError, Following, MovedBack, Partition};
+use super::partition::{After, Asked, FetchPosition, FollowError, Following, MovedBack, Partition};
 use super::throttle::Side;
 use super::types::timestamp;
 
@@ -174,6 +177,8 @@ struct Followed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Fetching,
+    /// In a durable topic: asks on when what it has is on disk, as the next fetch says that this replica has it.
+    Syncing,
     /// After an error; asks again then.
     Paused(Instant),
     /// Until metadata says something new.
@@ -198,6 +203,11 @@ struct Shared {
 impl Shared {
     fn want(&mut self, id: TopicIdPartition) {
         let Some(followed) = self.followed.get_mut(&id) else { return };
+        if !followed.position.is_flushed {
+            followed.state = State::Syncing;
+            self.session.remove(id);
+            return;
+        }
         followed.state = State::Fetching;
         let partition = ClientPartition {
             fetch_offset: followed.position.log_end,
@@ -219,7 +229,7 @@ impl Shared {
     /// Until its quota allows more.
     fn hold(&mut self, id: TopicIdPartition, until: Instant) {
         if let Some(followed) = self.followed.get_mut(&id)
-            && followed.state == State::Fetching
+            && matches!(followed.state, State::Fetching | State::Syncing)
         {
             followed.state = State::Paused(until);
             self.session.remove(id);
@@ -241,13 +251,29 @@ impl Shared {
             match followed.state {
                 State::Paused(until) if until <= now => due.push(*id),
                 State::Paused(until) => next = Some(next.map_or(until, |next| next.min(until))),
-                State::Fetching | State::Waiting => {}
+                State::Fetching | State::Syncing | State::Waiting => {}
             }
         }
         for id in due {
             self.want(id);
         }
         next
+    }
+
+    fn syncing(&self) -> Vec<(Arc<Partition>, Following)> {
+        let syncing = self.followed.values().filter(|followed| followed.state == State::Syncing);
+        syncing.map(|followed| (followed.partition.clone(), followed.following)).collect()
+    }
+
+    /// The log is where `position` says. Whether that can be told to the leader.
+    fn synced(&mut self, id: TopicIdPartition, following: Following, position: FetchPosition) -> bool {
+        let Some(followed) = self.followed.get_mut(&id) else { return true };
+        if followed.state != State::Syncing || followed.following != following {
+            return true;
+        }
+        followed.position = position;
+        self.want(id);
+        position.is_flushed
     }
 }
 
@@ -312,11 +338,14 @@ struct Fetching {
 impl Fetching {
     async fn step(&mut self) {
         let now = self.manager.world.instant();
-        let (next, is_idle) = {
+        let (next, is_idle, syncing) = {
             let mut shared = self.fetcher.lock();
             let next = shared.resume(now);
-            (next, shared.session.wants_nothing())
+            (next, shared.session.wants_nothing(), shared.syncing())
         };
+        if !syncing.is_empty() {
+            return self.sync(syncing).await;
+        }
         if self.manager.local_epoch() == BrokerEpoch::NONE {
             self.fetcher.changed.notified().await;
             return;
@@ -438,7 +467,6 @@ impl Fetching {
         }
         let mut bytes = 0;
         let mut out_of_range = Vec::new();
-        let mut to_flush = Vec::new();
         for topic in response.responses {
             for data in topic.partitions {
                 let id = TopicIdPartition { topic_id: topic.topic_id, partition: PartitionIndex(data.partition_index) };
@@ -446,7 +474,6 @@ impl Fetching {
                     data.records.as_ref().and_then(|records| records.as_bytes()).map_or(0, |records| records.len());
                 match self.take_partition(id, &data) {
                     Taken::Done => {}
-                    Taken::Flush(partition) => to_flush.push(partition),
                     Taken::OutOfRange(partition, following) => out_of_range.push((partition, following)),
                     Taken::Superseded(partition) => {
                         // If it follows the same leader still, it asks again after a pause and not in a tight loop.
@@ -456,19 +483,32 @@ impl Fetching {
                 }
             }
         }
-        for partition in to_flush {
-            // The next fetch says that this replica has the records: in a durable topic they must be on disk by then.
-            if partition.is_durable() {
-                let manager = self.manager.clone();
-                self.manager.world.on_disk(move || manager.flush_now(&partition)).await;
-            } else {
-                self.manager.flush_later(&partition);
-            }
-        }
         for (partition, following) in out_of_range {
             self.find_offset(&partition, following).await;
         }
         bytes
+    }
+
+    /// Waits until what these partitions have is on disk, all of it by one round of each log directory.
+    async fn sync(&self, syncing: Vec<(Arc<Partition>, Following)>) {
+        let partitions: Vec<_> = syncing.iter().map(|(partition, _)| partition.clone()).collect();
+        self.manager.flush_and_wait(&partitions).await;
+        for (partition, following) in syncing {
+            match partition.following(self.manager.local()) {
+                Some((now, position)) if now == following => {
+                    let is_told = self.fetcher.lock().synced(partition.id, following, position);
+                    if !is_told {
+                        // The disk is full.
+                        self.pause_partition(partition.id);
+                    }
+                }
+                // It leads, follows another, or is offline. Whoever changed that says so too, yet perhaps only later.
+                _ => {
+                    self.pause_partition(partition.id);
+                    self.manager.fetchers.refetch(&self.manager, &partition);
+                }
+            }
+        }
     }
 
     fn take_partition(&mut self, id: TopicIdPartition, data: &PartitionData) -> Taken {
@@ -503,7 +543,7 @@ impl Fetching {
             }
             FetchStep::Truncate(leader) => partition
                 .truncate(following, asked, leader, |dir, moved| self.manager.write_truncated(dir, moved), context)
-                .map(|position| (position, false)),
+                .map(|position| (position, After::default())),
             FetchStep::AskOffsets => return Taken::OutOfRange(partition, following),
             FetchStep::AwaitMetadata => {
                 tracing::info!(partition = %partition.name, %error, "waiting for metadata");
@@ -535,11 +575,15 @@ impl Fetching {
     }
 
     /// Goes on from the new position, or copes with an error.
-    fn settle(&self, partition: &Arc<Partition>, result: Result<(FetchPosition, bool), FollowError>) -> Taken {
+    fn settle(&self, partition: &Arc<Partition>, result: Result<(FetchPosition, After), FollowError>) -> Taken {
         match result {
-            Ok((position, flush)) => {
+            Ok((position, after)) => {
+                if position.is_flushed {
+                    self.manager.finish(partition, after);
+                }
+                // Else it is flushed with all that this answer brought, before the next fetch.
                 self.go_on(partition.id, position);
-                if flush { Taken::Flush(partition.clone()) } else { Taken::Done }
+                Taken::Done
             }
             Err(FollowError::Superseded) => Taken::Superseded(partition.clone()),
             Err(error) if partition.is_offline() => {
@@ -624,7 +668,9 @@ impl Fetching {
             // The pause keeps a leader that says otherwise each time from being asked without end.
             OutOfRange::Continue => return self.pause_partition(partition.id),
         };
-        if let Taken::Superseded(partition) = self.settle(partition, result.map(|position| (position, false))) {
+        if let Taken::Superseded(partition) =
+            self.settle(partition, result.map(|position| (position, After::default())))
+        {
             self.manager.fetchers.refetch(&self.manager, &partition);
         }
     }
@@ -662,7 +708,6 @@ impl Fetching {
 
 enum Taken {
     Done,
-    Flush(Arc<Partition>),
     OutOfRange(Arc<Partition>, Following),
     /// Its role has changed.
     Superseded(Arc<Partition>),

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use odradek_broker_core::partition::{EpochEnd, Reader};
-use odradek_broker_storage::{AppendOrigin, Log, LogConfig, LogDir, LogDirs, PartitionCheckpoint, StorageError};
+use odradek_broker_storage::{
+    AppendOrigin, ColdRange, Log, LogConfig, LogDir, LogDirs, PartitionCheckpoint, StorageError,
+};
 use odradek_common::config::BrokerConfig;
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, TopicIdPartition, TopicPartition, Uuid};
 use odradek_metadata::{ConfigResource, Image};
@@ -19,6 +21,7 @@ use super::config::log_config;
 use super::directories::DirectoryQueue;
 use super::disks::Disks;
 use super::fetcher::Fetchers;
+use super::flushes::Flushes;
 use super::isr::IsrQueue;
 use super::lost_leaders::LostLeaders;
 use super::moves::Moves;
@@ -42,6 +45,7 @@ pub struct ReplicaManager {
     pub(super) moves: Moves,
     pub(super) fetchers: Fetchers,
     pub(super) load: Load,
+    pub(super) flushes: Flushes,
     pub(super) lost_leaders: LostLeaders,
     pub(super) quotas: Quotas,
     pub(super) cleaner: Cleaner,
@@ -78,6 +82,7 @@ impl ReplicaManager {
             fetchers: Fetchers::new(config.replication.fetchers),
             load: Load::default(),
             disks: Disks::new(&dirs),
+            flushes: Flushes::new(&dirs),
             moves: Moves::default(),
             lost_leaders: LostLeaders::default(),
             live: RwLock::new(config.clone()),
@@ -220,6 +225,7 @@ impl ReplicaManager {
                 let resolved = self.partition_config(&partition.name.topic, &image);
                 let after = partition.set_config(resolved, self.context(&image));
                 self.finish(&partition, after);
+                self.fetchers.refetch(self, &partition);
             }
         }
         if before.cleaner != config.cleaner {
@@ -240,6 +246,8 @@ impl ReplicaManager {
         }
         if after.flush {
             self.flush_later(partition);
+        } else if let Some(wait) = after.flush_within {
+            self.flush_within(partition, wait);
         }
     }
 
@@ -341,10 +349,13 @@ impl ReplicaManager {
             entries,
         };
         let read = fetch.read(true);
-        if fetch.is_enough(&read) || fetch.params.wait_max.is_zero() {
+        if read.cold.is_empty() && fetch.is_answered(&read) {
             return Outcome::Done(read.results);
         }
-        Outcome::Waiting(Box::pin(fetch.wait(read)))
+        Outcome::Waiting(Box::pin(async move {
+            let read = fetch.warmed(read).await;
+            if fetch.is_answered(&read) { read.results } else { fetch.wait(read).await }
+        }))
     }
 
     /// Reads one of a fetch's partitions. What is held back by the leader's throttle is read as if it were not there.
@@ -480,6 +491,16 @@ impl ReplicaManager {
     }
 }
 
+/// How often a look-up is made again after what it missed was brought in: an index, the batches that it points to, and the
+/// same of where the range ends. Who has not found its records by then gets none, and asks again: in a memory so short
+/// that all is gone at once nobody waits for ever.
+pub(super) const COLD_ROUNDS_MAX: usize = 8;
+
+/// Brings into memory what look-ups missed, on the disk pool.
+pub(super) async fn warm(world: &World, ranges: Vec<ColdRange>) {
+    world.on_disk(move || ranges.iter().for_each(ColdRange::warm)).await;
+}
+
 /// A fetch with its partitions looked up.
 struct Fetch {
     manager: Arc<ReplicaManager>,
@@ -494,21 +515,25 @@ struct Read {
     bytes: u64,
     /// An error or a divergence is told at once.
     is_urgent: bool,
+    /// What has to be in memory before the rest is known.
+    cold: Vec<ColdRange>,
 }
 
 impl Fetch {
     fn read(&self, counts: bool) -> Read {
         let image = self.manager.image();
-        let mut read = Read { results: Vec::with_capacity(self.entries.len()), bytes: 0, is_urgent: false };
+        let results = Vec::with_capacity(self.entries.len());
+        let mut read = Read { results, bytes: 0, is_urgent: false, cold: Vec::new() };
         let mut bytes_left = self.params.bytes_max;
         let mut min_one = !self.params.is_bytes_max_hard;
         for (entry, partition) in self.entries.iter().zip(&self.partitions) {
-            let result = match partition {
+            let mut result = match partition {
                 Some(partition) => {
                     self.manager.read(partition, entry, &self.params, bytes_left, min_one, counts, None, &image)
                 }
                 None => self.manager.absent_result(entry.partition, &image),
             };
+            read.cold.extend(result.cold.take());
             read.is_urgent |= result.error.is_error() || result.diverging_epoch.is_some();
             let len = result.len();
             read.bytes += len as u64;
@@ -521,6 +546,22 @@ impl Fetch {
 
     fn is_enough(&self, read: &Read) -> bool {
         read.is_urgent || self.entries.is_empty() || read.bytes >= self.params.bytes_min
+    }
+
+    fn is_answered(&self, read: &Read) -> bool {
+        self.is_enough(read) || self.params.wait_max.is_zero()
+    }
+
+    /// Reads anew when what the look-ups missed is in memory.
+    async fn warmed(&self, mut read: Read) -> Read {
+        for _ in 0..COLD_ROUNDS_MAX {
+            if read.cold.is_empty() {
+                break;
+            }
+            warm(&self.manager.world, std::mem::take(&mut read.cold)).await;
+            read = self.read(false);
+        }
+        read
     }
 
     async fn wait(self, mut read: Read) -> Vec<FetchResult> {
@@ -542,7 +583,7 @@ impl Fetch {
                 Ok(None) => false,
                 Err(NoRoom) => true,
             };
-            read = self.read(false);
+            read = self.warmed(self.read(false)).await;
             if is_over || self.is_enough(&read) {
                 return read.results;
             }

@@ -14,34 +14,40 @@ use odradek_broker_core::partition::{
     Effects, EpochEnd, FollowerFetch, FollowerFetchError, Isolation, IsrCommitted, IsrProposal, LeaderState, LogEnds,
     Reader, check_leader_epoch,
 };
-use odradek_broker_core::purgatory::{ByteWaiters, OffsetWaiters, WaiterId};
+use odradek_broker_core::purgatory::{ByteWaiters, OffsetWaiters};
 use odradek_broker_storage::{
-    ActiveProducer, AppendOrigin, CheckpointOffsets, EpochEndOffset, FlushJob, Log, LogConfig, LogDir, LogError,
-    PartitionCheckpoint, Room, StorageError,
+    ActiveProducer, AppendOrigin, CheckpointOffsets, EpochEndOffset, FlushJob, Found, Log, LogConfig, LogDir, LogError,
+    PartitionCheckpoint, ReadSlice, Room, StorageError,
 };
-use odradek_common::time::{Now, Timestamp};
+use odradek_common::time::{Instant, Now, Timestamp};
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition, TopicPartition};
 use odradek_metadata::{Image, PartitionRegistration};
 use tokio::sync::{Notify, watch};
 
+use super::cold_readers::{self, ColdReaders, ColdStream};
 use super::deletion::{DELETIONS_WAITING_MAX, DeleteWaiter};
+use super::flushes::FlushState;
 use super::session::Watching;
-use super::tasks::FlushState;
 use super::throttle::Throttled;
 use super::types::{
     AppendResult, CurrentLeader, DeletedRecords, FetchEntry, FetchParams, FetchResult, FileRange, ListedOffset,
     PartitionError, ReplicaDescription, timestamp,
 };
-use super::waiting::{FETCHES_WAITING_MAX, FetchRow, FetchWait, LazyJoin, PRODUCES_WAITING_MAX, ProduceWaiter, Wake};
+use super::waiting::{
+    FETCHES_WAITING_MAX, FetchRow, FetchWait, LazyJoin, PRODUCES_WAITING_MAX, ProduceWaiter, ProduceWaiterId, Wake,
+};
 use super::watchers::{News, Watchers};
 
 mod checkpoints;
 mod cleaning;
 mod coordinated;
+mod flushing;
 mod following;
 mod lookups;
 mod moving;
+mod reading;
 
+use flushing::flush_within;
 pub(super) use moving::{CopyError, Swap};
 
 /// What an operation needs of the rest of the broker.
@@ -83,11 +89,16 @@ struct Inner {
     role: Role,
     registration: Arc<PartitionRegistration>,
     config: PartitionConfig,
+    /// Produces with acks=all, which wait for the high watermark.
     produces: OffsetWaiters<ProduceWaiter>,
+    /// Produces with acks=1 in a durable topic, which wait for this replica's flushed end.
+    flushes: OffsetWaiters<ProduceWaiter>,
     deletions: OffsetWaiters<DeleteWaiter>,
     followers: ByteWaiters<Arc<FetchWait>>,
     clients: ByteWaiters<Arc<FetchWait>>,
     watchers: Watchers,
+    /// Who reads far behind the log's end; made when the first does.
+    cold_readers: Option<Box<ColdReaders>>,
     /// Bytes appended since the start of the process: what fetches count by.
     appended_bytes: u64,
     /// Tells the coordinator of this partition of the high watermark, while this replica leads.
@@ -104,6 +115,8 @@ pub(super) struct After {
     pub proposal: Option<IsrProposal>,
     /// A flush is due, or a segment was closed.
     pub flush: bool,
+    /// A flush is due after so long, by `flush.ms`.
+    pub flush_within: Option<Duration>,
 }
 
 /// What a follower's fetcher has to know.
@@ -113,6 +126,8 @@ pub(super) struct FetchPosition {
     pub log_end: Offset,
     /// Of the last record; -1 in an empty log.
     pub last_epoch: LeaderEpoch,
+    /// Whether it may be told to the leader: in a durable topic, all of it is on disk.
+    pub is_flushed: bool,
 }
 
 /// The end of a follower's log when it asked. An answer is used only while that is its end: an offset alone could have
@@ -125,7 +140,7 @@ pub(super) struct Asked {
 
 impl Asked {
     fn is_current(self, log: &Log) -> bool {
-        let position = position(log);
+        let position = position(log, false);
         position.log_end == self.fetch_offset && position.last_epoch == self.last_epoch
     }
 }
@@ -244,10 +259,12 @@ impl Partition {
             registration,
             config,
             produces: OffsetWaiters::new(PRODUCES_WAITING_MAX),
+            flushes: OffsetWaiters::new(PRODUCES_WAITING_MAX),
             deletions: OffsetWaiters::new(DELETIONS_WAITING_MAX),
             followers: ByteWaiters::new(FETCHES_WAITING_MAX),
             clients: ByteWaiters::new(FETCHES_WAITING_MAX),
             watchers: Watchers::default(),
+            cold_readers: None,
             appended_bytes: 0,
             commits: None,
             checkpoint_owed: false,
@@ -311,14 +328,6 @@ impl Partition {
         self.lock().config.log.clone()
     }
 
-    pub fn is_durable(&self) -> bool {
-        self.lock().config.is_durable()
-    }
-
-    pub fn is_flush_due(&self, now: Timestamp) -> bool {
-        self.lock().log.as_ref().is_some_and(|log| log.is_flush_due(now))
-    }
-
     pub fn is_opening(&self) -> bool {
         matches!(self.lock().role, Role::Opening)
     }
@@ -349,8 +358,27 @@ impl Partition {
             log.set_config(config.log.clone());
         }
         self.is_throttled.store(config.has_throttle(), Ordering::Relaxed);
+        let was_durable = inner.config.is_durable();
         inner.config = config;
-        inner.lead(|leader| leader.set_min_insync_replicas(min_insync_replicas, context.image, context.now.instant))
+        let is_durable = inner.config.is_durable();
+        let ends = inner.log.as_ref().map(|log| (log.recovery_point(), log.log_end()));
+        // What is not on disk counts from now on.
+        let counted = ends.filter(|_| was_durable && !is_durable).map(|(_, log_end)| log_end);
+        let mut after = inner.lead(|leader| {
+            let now = context.now.instant;
+            let mut effects = leader.set_min_insync_replicas(min_insync_replicas, context.image, now);
+            if let Some(log_end) = counted {
+                let more = leader.on_appended(log_end, context.image, now);
+                effects.high_watermark = more.high_watermark.or(effects.high_watermark);
+            }
+            effects
+        });
+        if counted.is_some() {
+            let waiting = inner.flushes.drain();
+            after.wake.produces.extend(waiting.into_iter().map(|waiter| (waiter, ErrorCode::None)));
+        }
+        after.flush = is_durable && ends.is_some_and(|(flushed, log_end)| flushed < log_end);
+        after
     }
 
     /// Deleted, or moved away. Hands out the log, if it was open; the bool: it is being opened at this moment.
@@ -372,7 +400,8 @@ impl Partition {
         let inner = self.lock();
         let Role::Follower { leader, epoch } = inner.role else { return None };
         let log = inner.log.as_ref()?;
-        (leader != BrokerId::NONE && leader != local).then(|| (Following { leader, epoch }, position(log)))
+        let following = Following { leader, epoch };
+        (leader != BrokerId::NONE && leader != local).then(|| (following, position(log, inner.config.is_durable())))
     }
 
     /// Whether metadata counts this replica among those in sync.
@@ -382,8 +411,9 @@ impl Partition {
 
     // ---- produce ----
 
-    /// Appends one batch as the leader. With acks=all the result may have to wait for the high watermark: then a waiter
-    /// of `join` is registered, under the same lock as the append, and its id comes back in place of the result.
+    /// Appends one batch as the leader. With acks=all the result may have to wait for the high watermark, with acks=1 in a
+    /// durable topic for the disk: then a waiter of `join` is registered, under the same lock as the append, and its id
+    /// comes back in place of the result.
     pub fn append(
         &self,
         acks: i16,
@@ -392,7 +422,7 @@ impl Partition {
         part: usize,
         join: &mut LazyJoin,
         context: Context<'_>,
-    ) -> (Result<AppendResult, WaiterId>, After) {
+    ) -> (Result<AppendResult, ProduceWaiterId>, After) {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let (Role::Leader(leader), Some(log)) = (&mut inner.role, &mut inner.log) else {
@@ -445,11 +475,20 @@ impl Partition {
             current_leader: None,
         };
         inner.appended_bytes += info.bytes as u64;
-        let position = if inner.config.is_durable() { log.recovery_point() } else { info.log_end };
-        let effects = leader.on_appended(position, context.image, context.now.instant);
-        let acknowledged = if acks == -1 { leader.acknowledged(result.next_offset) } else { Some(Ok(())) };
+        let is_durable = inner.config.is_durable();
+        let flushed = log.recovery_point();
+        let flush_within = flush_within(log, context.now.wall);
+        let effects =
+            leader.on_appended(if is_durable { flushed } else { info.log_end }, context.image, context.now.instant);
+        let acknowledged = match acks {
+            -1 => leader.acknowledged(result.next_offset),
+            1 if is_durable && flushed < result.next_offset => None,
+            _ => Some(Ok(())),
+        };
         let mut after = inner.take_effects(effects);
-        after.flush = info.rolled || info.flush_due;
+        // A duplicate of what is not flushed yet, too.
+        after.flush = info.rolled || info.flush_due || (is_durable && flushed < info.log_end);
+        after.flush_within = flush_within;
         if info.bytes > 0 {
             after.wake.fetches.extend(inner.wake_followers());
             after.wake.sessions.extend(inner.tell(News::Appended));
@@ -463,7 +502,11 @@ impl Partition {
             None => {
                 let required = result.next_offset;
                 let waiter = ProduceWaiter { join: join.get(), part, result };
-                match inner.produces.register(required, waiter) {
+                let registered = match acks {
+                    -1 => inner.produces.register(required, waiter).map(ProduceWaiterId::Commit),
+                    _ => inner.flushes.register(required, waiter).map(ProduceWaiterId::Flush),
+                };
+                match registered {
                     Ok(id) => Err(id),
                     // It is appended, and there is no room to wait: the same to the client as a timeout.
                     Err(full) => {
@@ -476,82 +519,17 @@ impl Partition {
         (result, after)
     }
 
-    pub fn forget_produce(&self, id: WaiterId) {
-        drop(self.lock().produces.remove(id));
-    }
-
-    // ---- fetch ----
-
-    /// Reads for a client or a follower, at most `bytes_max` bytes (with `min_one`: or the first batch). A follower's
-    /// position counts when `counts`, which is for the first read of a request. With a session that is `watching` it is
-    /// armed if there is no more to read now.
-    #[allow(clippy::too_many_arguments)]
-    pub fn read(
-        &self,
-        entry: &FetchEntry,
-        params: &FetchParams,
-        bytes_max: usize,
-        min_one: bool,
-        counts: bool,
-        watching: Option<Watching<'_>>,
-        context: Context<'_>,
-    ) -> (FetchResult, After) {
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        match inner.read(entry, params, bytes_max, min_one, context) {
-            Ok((mut result, leader_log_end)) => {
-                // Before the fetch counts: if the high watermark moves by it, that is news already.
-                if let Some(watching) = watching {
-                    result.is_armed = inner.watch(watching, entry, params, &result);
-                }
-                let after = match (counts && result.diverging_epoch.is_none(), params.replica) {
-                    (true, Some((replica, broker_epoch))) => inner.on_follower_fetch(
-                        &FollowerFetch {
-                            replica,
-                            broker_epoch,
-                            fetch_offset: entry.fetch_offset,
-                            log_start: entry.log_start,
-                            leader_log_end,
-                        },
-                        context,
-                    ),
-                    _ => After::default(),
-                };
-                (result, after)
-            }
-            Err(error) => {
-                inner.watchers.disarm(watching.and_then(|watching| *watching.watcher));
-                let result = FetchResult { current_leader: error.current_leader, ..FetchResult::failed(error.code) };
-                (result, After::default())
-            }
-        }
-    }
-
-    /// The session has gone, or has this partition no longer.
-    pub fn unwatch(&self, watcher: u64) {
-        self.lock().watchers.remove(watcher);
-    }
-
-    #[cfg(test)]
-    pub fn watcher_count(&self) -> usize {
-        self.lock().watchers.len()
-    }
-
-    /// Waits until this reader might read past `bound`, unless it already may.
-    pub fn register_fetch(&self, row: FetchRow, bound: Offset, reader: Reader, wait: &Arc<FetchWait>) -> Registered {
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        let (Role::Leader(leader), Some(log)) = (&inner.role, &inner.log) else { return Registered::Moved };
-        if inner.bound(leader, log, reader) != bound {
-            return Registered::Moved;
-        }
-        let counted = inner.appended_bytes;
-        let registered = match row {
-            FetchRow::Followers => inner.followers.register(counted, wait.clone()),
-            FetchRow::Clients => inner.clients.register(counted, wait.clone()),
+    pub fn forget_produce(&self, id: ProduceWaiterId) {
+        let mut inner = self.lock();
+        let taken = match id {
+            ProduceWaiterId::Commit(id) => inner.produces.remove(id),
+            ProduceWaiterId::Flush(id) => inner.flushes.remove(id),
         };
-        registered.map_or(Registered::NoRoom, Registered::Waiting)
+        drop(inner);
+        drop(taken);
     }
+
+    // ---- throttles ----
 
     /// Whether what `replica` fetches counts for the leader's quota.
     pub fn leader_throttle(&self, replica: BrokerId) -> Option<LeaderThrottle> {
@@ -568,15 +546,6 @@ impl Partition {
     pub fn is_follower_throttled(&self) -> bool {
         self.is_throttled.load(Ordering::Relaxed)
             && self.lock().config.follower_throttled.contains(self.name.partition.0)
-    }
-
-    pub fn forget_fetch(&self, row: FetchRow, id: u64) {
-        let mut inner = self.lock();
-        let taken = match row {
-            FetchRow::Followers => inner.followers.remove(id),
-            FetchRow::Clients => inner.clients.remove(id),
-        };
-        drop(taken);
     }
 
     // ---- upkeep ----
@@ -639,25 +608,6 @@ impl Partition {
                 None
             }
         }
-    }
-
-    /// What has to be synced now.
-    pub fn flush_job(&self, now: Now) -> Option<FlushJob> {
-        self.with_log(|log| log.flush_job(now.wall)).flatten()
-    }
-
-    /// A flush has succeeded. In a durable topic this is when the leader's own position moves.
-    pub fn flushed(&self, flushed: odradek_broker_storage::Flushed, context: Context<'_>) -> After {
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        let Some(log) = &mut inner.log else { return After::default() };
-        log.complete_flush(flushed);
-        self.save(log);
-        if !inner.config.is_durable() {
-            return After::default();
-        }
-        let position = log.recovery_point();
-        inner.lead(|leader| leader.on_appended(position, context.image, context.now.instant))
     }
 
     /// Closes the log for a clean shutdown. What is still to be synced then is handed out; `flushed` takes it in.
@@ -730,6 +680,9 @@ impl Inner {
         };
         if is_new_epoch {
             let (epoch, start) = (registration.leader_epoch, log.log_end());
+            if let Role::Leader(leader) = &mut self.role {
+                leader.set_epoch_start(start);
+            }
             tracing::debug!(partition = %name, %epoch, %start, "leading");
             log.assign_epoch_start(epoch, start);
         }
@@ -751,27 +704,13 @@ impl Inner {
     /// Everybody who waits is answered, or reads again and finds out.
     fn drain(&mut self, error: ErrorCode) -> Wake {
         self.commits = None;
-        let produces = self.produces.drain().into_iter().map(|waiter| (waiter, error)).collect();
+        let produces = self.produces.drain().into_iter().chain(self.flushes.drain());
+        let produces = produces.map(|waiter| (waiter, error)).collect();
         let mut fetches = self.followers.drain();
         fetches.extend(self.clients.drain());
         let deletions = self.deletions.drain().into_iter();
         let deletions = deletions.map(|waiter| (waiter, DeletedRecords::failed(error))).collect();
         Wake { produces, fetches, deletions, sessions: self.tell(News::Role) }
-    }
-
-    /// Arms the session that reads, if it has read all there is. Whether it is armed. A follower outside of the ISR never
-    /// is: each of its fetches may let it in.
-    fn watch(
-        &mut self,
-        watching: Watching<'_>,
-        entry: &FetchEntry,
-        params: &FetchParams,
-        result: &FetchResult,
-    ) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
-        let is_member = params.replica.is_none_or(|(replica, _)| leader.isr().contains(&replica));
-        let has_all = result.is_empty() && result.diverging_epoch.is_none() && entry.fetch_offset >= result.bound;
-        self.watchers.put(watching, params.replica.is_some(), is_member && has_all, self.appended_bytes)
     }
 
     fn tell(&mut self, news: News) -> Vec<Arc<Notify>> {
@@ -860,67 +799,6 @@ impl Inner {
         }
     }
 
-    /// How far a reader may read.
-    fn bound(&self, leader: &LeaderState, log: &Log, reader: Reader) -> Offset {
-        match reader {
-            // In a durable topic too: a follower may have what the leader has not synced yet.
-            Reader::Follower => log.log_end(),
-            reader => leader.read_bound(reader, log.last_stable_offset()),
-        }
-    }
-
-    /// The result, and the log end before the read.
-    fn read(
-        &self,
-        entry: &FetchEntry,
-        params: &FetchParams,
-        bytes_max: usize,
-        min_one: bool,
-        context: Context<'_>,
-    ) -> Result<(FetchResult, Offset), PartitionError> {
-        let (leader, log) = self.leader(entry.current_leader_epoch)?;
-        if let Some((replica, broker_epoch)) = params.replica {
-            let checked = leader.check_follower(replica, broker_epoch, context.image);
-            checked.map_err(|error| follower_refusal(error, entry.current_leader_epoch))?;
-        }
-        let bound = self.bound(leader, log, params.reader);
-        let mut result = FetchResult {
-            error: ErrorCode::None,
-            high_watermark: leader.high_watermark(),
-            last_stable_offset: log.last_stable_offset(),
-            log_start: log.log_start(),
-            bound,
-            ..FetchResult::failed(ErrorCode::None)
-        };
-        let own = log.leader_epoch_end_offset(entry.last_fetched_epoch);
-        let own = (own != EpochEndOffset::UNKNOWN).then_some(EpochEnd { epoch: own.epoch, end: own.end });
-        match follower::divergence(entry.last_fetched_epoch, entry.fetch_offset, own, log.log_start()) {
-            Divergence::None => {}
-            Divergence::At(end) => {
-                result.diverging_epoch = Some(end);
-                return Ok((result, log.log_end()));
-            }
-            Divergence::OutOfRange => {
-                let message = "the log does not reach back to the epoch of the reader's last record";
-                return Err(PartitionError::new(ErrorCode::OffsetOutOfRange, message));
-            }
-        }
-        let slice = log
-            .read(entry.fetch_offset, bytes_max, bound, min_one)
-            .map_err(|error| PartitionError::new(error.code(), error.to_string()))?;
-        if params.reader == Reader::Client(Isolation::ReadCommitted) {
-            let aborted = log.aborted_transactions(&slice);
-            let aborted = aborted.map_err(|error| PartitionError::new(error.code(), error.to_string()))?;
-            result.aborted = Some(aborted);
-        }
-        if let Some(file) = slice.file
-            && slice.len > 0
-        {
-            result.records = Some(FileRange { file, position: slice.position, len: slice.len });
-        }
-        Ok((result, log.log_end()))
-    }
-
     fn on_follower_fetch(&mut self, fetch: &FollowerFetch, context: Context<'_>) -> After {
         // It was checked before the read, under this lock.
         let step = |leader: &mut LeaderState| leader.on_follower_fetch(fetch, context.image, context.now.instant);
@@ -976,9 +854,10 @@ fn follower_refusal(error: FollowerFetchError, named_epoch: LeaderEpoch) -> Part
     PartitionError::new(code, error.to_string())
 }
 
-fn position(log: &Log) -> FetchPosition {
+fn position(log: &Log, is_durable: bool) -> FetchPosition {
     let (log_start, log_end) = (log.log_start(), log.log_end());
     // Not the latest epoch that was assigned: this replica may have led without appending.
     let last_epoch = if log_end > log_start { log.epoch_at(log_end.plus(-1)) } else { None };
-    FetchPosition { log_start, log_end, last_epoch: last_epoch.unwrap_or(LeaderEpoch::NONE) }
+    let is_flushed = !is_durable || log.recovery_point() >= log_end;
+    FetchPosition { log_start, log_end, last_epoch: last_epoch.unwrap_or(LeaderEpoch::NONE), is_flushed }
 }

@@ -86,6 +86,8 @@ impl ReplicaManager {
                 if let Some(partition) = self.partition(id) {
                     let after = partition.set_config(config.clone(), self.context(image));
                     self.finish(&partition, after);
+                    // A follower says no more that it has what it has not flushed.
+                    self.fetchers.refetch(self, &partition);
                 }
             }
         }

@@ -12,7 +12,8 @@
 //!    the read, which sees it, or finds the partition armed, and rings.
 //! 2. A ring changes the bell under the bell's lock, and a fetch begins to wait under it, after a look at what has rung
 //!    since the round began: the ring comes first, and the fetch reads again, or the fetch does, and the ring wakes it.
-//! 3. A round takes what has rung and reads it before anything is awaited. A fetch that ends without its answer (its
+//! 3. A round takes what has rung and reads it before anything is awaited; what it cannot read without waiting for the disk
+//!    goes back on the agenda, and another round reads it once that is in memory. A fetch that ends without its answer (its
 //!    connection is gone) has read it in vain; the next request of that session then reads all partitions.
 //!
 //! Locks: the session's table, then one partition's, then a bell. Nothing takes them in another order.
@@ -21,10 +22,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use odradek_broker_core::fetch_session::{Agenda, Slot};
+use odradek_broker_storage::ColdRange;
 use odradek_common::TopicIdPartition;
 use tokio::sync::Notify;
 
 use super::ReplicaManager;
+use super::manager::{COLD_ROUNDS_MAX, warm};
 use super::partition::Partition;
 use super::types::{FetchEntry, FetchParams, FetchResult, Outcome};
 
@@ -177,13 +180,19 @@ impl ReplicaManager {
             request,
             results: Vec::new(),
             places: HashMap::new(),
+            cold: Vec::new(),
             has_no_room: false,
         };
         fetch.round(true);
-        if fetch.is_enough() || fetch.params.wait_max.is_zero() {
+        if fetch.cold.is_empty() && fetch.is_answered() {
             return Outcome::Done(fetch.results);
         }
-        Outcome::Waiting(Box::pin(fetch.wait()))
+        Outcome::Waiting(Box::pin(async move {
+            if !fetch.warmed().await || fetch.is_answered() {
+                return fetch.results;
+            }
+            fetch.wait().await
+        }))
     }
 }
 
@@ -210,6 +219,8 @@ struct SessionFetch {
     results: Vec<SessionResult>,
     /// Among the results.
     places: HashMap<Slot, usize>,
+    /// What has to be in memory before the rest is known. The partitions that need it are on the agenda.
+    cold: Vec<ColdRange>,
     has_no_room: bool,
 }
 
@@ -239,7 +250,7 @@ impl SessionFetch {
         let (mut without_records, mut with_records) = (Vec::new(), Vec::new());
         for slot in due {
             let Some(Watched { entry, partition, watcher }) = table.watched.get_mut(&slot) else { continue };
-            let result = match partition {
+            let mut result = match partition {
                 Some(partition) => {
                     let watching = Watching { bell: &watch.0.bell, slot, watcher };
                     let manager = &self.manager;
@@ -258,6 +269,7 @@ impl SessionFetch {
                 }
                 None => self.manager.absent_result(entry.partition, &image),
             };
+            self.cold.extend(result.cold.take());
             let len = result.len();
             bytes_left = bytes_left.saturating_sub(len);
             min_one &= len == 0;
@@ -291,6 +303,25 @@ impl SessionFetch {
             || self.watch.lock().watched.is_empty()
     }
 
+    fn is_answered(&self) -> bool {
+        self.is_enough() || self.params.wait_max.is_zero()
+    }
+
+    /// Reads anew when what the look-ups missed is in memory. `false`: the session has gone on to another request.
+    async fn warmed(&mut self) -> bool {
+        for _ in 0..COLD_ROUNDS_MAX {
+            if self.cold.is_empty() {
+                break;
+            }
+            warm(&self.manager.world, std::mem::take(&mut self.cold)).await;
+            if !self.round(false) {
+                return false;
+            }
+        }
+        self.cold.clear();
+        true
+    }
+
     async fn wait(mut self) -> Vec<SessionResult> {
         let world = self.manager.world.clone();
         let mut timer = world.clock.sleep_until(world.instant() + self.params.wait_max);
@@ -306,7 +337,7 @@ impl SessionFetch {
                 },
                 None => false,
             };
-            if !self.round(false) || is_over || self.is_enough() {
+            if !self.round(false) || !self.warmed().await || is_over || self.is_enough() {
                 return self.results;
             }
         }

@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use odradek_broker_storage::{
@@ -33,33 +32,6 @@ const SYNCED_ALONE_MAX: usize = 64;
 
 /// Partitions that are looked at in one go on the disk pool.
 const LOOKED_AT_ONCE: usize = 64;
-
-/// Whether a partition's flush is running: one at a time, and what comes meanwhile in the next (group commit).
-#[derive(Debug, Default)]
-pub(super) struct FlushState {
-    phase: AtomicU8,
-    /// Held from the collection of what is to be synced until the recovery point has moved. A flush that found less to do,
-    /// as an earlier one has taken the files, would else say that all is on disk before that one is done.
-    order: Mutex<()>,
-}
-
-const IDLE: u8 = 0;
-const RUNNING: u8 = 1;
-const AGAIN: u8 = 2;
-
-impl FlushState {
-    /// Whether the caller is to run it.
-    fn request(&self) -> bool {
-        let next = |state| Some(if state == IDLE { RUNNING } else { AGAIN });
-        self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(IDLE)
-    }
-
-    /// Whether it is to run again.
-    fn finish(&self) -> bool {
-        let next = |state| Some(if state == AGAIN { RUNNING } else { IDLE });
-        self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) == Ok(AGAIN)
-    }
-}
 
 /// A log that was closed, and what is to be synced of it.
 struct Closing {
@@ -103,6 +75,8 @@ impl ReplicaManager {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
+        // A log that is closed takes all for synced that it has handed out to be.
+        self.flushes.stop().await;
         let partitions = self.all_partitions();
         let jobs = partitions.chunks(partitions.len().div_ceil(CLOSING_JOBS).max(1)).map(|batch| {
             let (manager, batch) = (self.clone(), batch.to_vec());
@@ -178,41 +152,6 @@ impl ReplicaManager {
             }
         }
         all
-    }
-
-    // ---- flushes ----
-
-    /// Syncs a log on the disk pool.
-    pub(super) fn flush_later(self: &Arc<Self>, partition: &Arc<Partition>) {
-        if !partition.flushing.request() {
-            return;
-        }
-        let (manager, partition) = (self.clone(), partition.clone());
-        self.world.disk.execute(Box::new(move || {
-            loop {
-                manager.flush_now(&partition);
-                if !partition.flushing.finish() {
-                    break;
-                }
-            }
-        }));
-    }
-
-    /// Syncs a log on this thread, one of the disk pool.
-    pub(super) fn flush_now(self: &Arc<Self>, partition: &Arc<Partition>) {
-        let order = partition.flushing.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(job) = partition.flush_job(self.world.now()) else { return };
-        match job.run() {
-            Ok(flushed) => {
-                let image = self.image();
-                let after = partition.flushed(flushed, self.context(&image));
-                drop(order);
-                self.finish(partition, after);
-            }
-            // It is logged where the directory was taken offline; whoever waits is told. (No flush fails for want of
-            // room: a sync that does is a failure.)
-            Err(error) => partition.failed(error.to_string()).unwrap_or_default().wake.fire(),
-        }
     }
 
     async fn flush_by_time(self: Arc<Self>) {
@@ -329,15 +268,16 @@ impl ReplicaManager {
     async fn tidy(self: Arc<Self>) {
         loop {
             self.world.sleep(TIDY_INTERVAL).await;
-            let now = self.world.timestamp();
+            let now = self.world.now();
             for batch in self.all_partitions().chunks(LOOKED_AT_ONCE) {
                 let batch = batch.to_vec();
                 let work = move || {
                     for partition in batch {
                         let _ = partition.with_log(|log| {
-                            log.expire_producers(now);
+                            log.expire_producers(now.wall);
                             log.release_idle_memory()
                         });
+                        partition.forget_cold_readers(now.instant);
                     }
                 };
                 self.world.on_disk(work).await;

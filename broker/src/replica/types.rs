@@ -1,15 +1,18 @@
 //! What goes into and comes out of the [`ReplicaManager`](super::ReplicaManager).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use odradek_broker_core::partition::{EpochEnd, Reader};
-use odradek_broker_storage::AbortedTxn;
+use odradek_broker_storage::{AbortedTxn, ColdRange};
 use odradek_common::fs::File;
 use odradek_common::time::Timestamp;
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition};
 use odradek_node::world::BoxFuture;
+
+use super::cold_readers::ColdStream;
 
 /// An answer that is here, or comes later. Either way the request has been *done* when this is handed out (records are
 /// appended, a fetch is registered): the connection's next request may start.
@@ -105,6 +108,10 @@ pub struct FetchParams {
     pub bytes_max: usize,
     /// Versions up to 2 hold `bytes_max` even if the first batch is larger.
     pub is_bytes_max_hard: bool,
+    /// The far end of the connection that asks, by which a reader is known again; `None`: the broker itself.
+    pub peer: Option<SocketAddr>,
+    /// Whether look-ups may wait for the disk: only on a thread of the disk pool.
+    pub waits_for_disk: bool,
 }
 
 /// One partition of a fetch.
@@ -127,6 +134,8 @@ pub struct FileRange {
     pub file: Arc<dyn File>,
     pub position: u64,
     pub len: usize,
+    /// Of a reader that is far behind the log's end.
+    pub stream: Option<Arc<ColdStream>>,
 }
 
 /// What a fetch found in one partition.
@@ -144,6 +153,8 @@ pub struct FetchResult {
     /// For a read-committed reader: what to skip, as far as the records reach.
     pub aborted: Option<Vec<AbortedTxn>>,
     pub records: Option<FileRange>,
+    /// What the look-up needs and did not find in memory: nothing is known of the records before it is warmed.
+    pub(super) cold: Option<ColdRange>,
     /// How far this reader might have read: when it moves, there is more.
     pub(super) bound: Offset,
     /// The session that reads will be told of whatever comes next.
@@ -161,6 +172,7 @@ impl FetchResult {
             current_leader: None,
             aborted: None,
             records: None,
+            cold: None,
             bound: Offset::NONE,
             is_armed: false,
         }

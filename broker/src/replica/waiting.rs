@@ -135,10 +135,19 @@ impl ProduceWaiter {
     }
 }
 
+/// What a produce waits for in one partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ProduceWaiterId {
+    /// With acks=all: the high watermark.
+    Commit(WaiterId),
+    /// With acks=1 in a durable topic: the leader's disk.
+    Flush(WaiterId),
+}
+
 /// Takes the waiters of a produce back when it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct ProduceGuard {
-    pub waiters: Vec<(Arc<Partition>, WaiterId)>,
+    pub waiters: Vec<(Arc<Partition>, ProduceWaiterId)>,
 }
 
 impl Drop for ProduceGuard {

@@ -4,7 +4,7 @@ use odradek_broker_storage::AppendOrigin;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset};
 use tokio::sync::watch;
 
-use super::{After, Context, News, Partition, Role, Room, check_room};
+use super::{After, Context, News, Partition, Role, Room, check_room, flush_within};
 use crate::replica::types::PartitionError;
 
 impl Partition {
@@ -44,9 +44,11 @@ impl Partition {
         };
         inner.appended_bytes += info.bytes as u64;
         let position = if inner.config.is_durable() { log.recovery_point() } else { info.log_end };
+        let flush_within = flush_within(log, context.now.wall);
         let effects = leader.on_appended(position, context.image, context.now.instant);
         let mut after = inner.take_effects(effects);
         after.flush = info.rolled || info.flush_due;
+        after.flush_within = flush_within;
         after.wake.fetches.extend(inner.wake_followers());
         after.wake.sessions.extend(inner.tell(News::Appended));
         (Ok(info.first_offset), after)

@@ -3,7 +3,8 @@
 use super::*;
 
 impl Partition {
-    /// Appends what the leader sent, and takes over its high watermark and log start.
+    /// Appends what the leader sent, and takes over its high watermark and log start. What is to be flushed besides by what
+    /// the position says is told in `After`.
     pub fn append_as_follower(
         &self,
         following: Following,
@@ -12,21 +13,23 @@ impl Partition {
         leader_high_watermark: Offset,
         leader_log_start: Offset,
         context: Context<'_>,
-    ) -> Result<(FetchPosition, bool), FollowError> {
+    ) -> Result<(FetchPosition, After), FollowError> {
         let mut guard = self.lock();
         let is_owed = guard.checkpoint_owed;
+        let is_durable = guard.config.is_durable();
         let (log, _) = guard.follower_log(following)?;
         if !asked.is_current(log) {
             return Err(FollowError::Superseded);
         }
-        let mut flush = false;
+        let mut after = After::default();
         if !records.is_empty() {
             check_room(log, is_owed, Room::None)?;
             let appended = log.append_as_follower(records, context.now.wall);
             match appended {
-                Ok(info) => flush = info.is_some_and(|info| info.rolled || info.flush_due),
+                Ok(info) => after.flush = info.is_some_and(|info| info.rolled || info.flush_due),
                 Err(error) => return Err(guard.on_follow_error(error.into())),
             }
+            after.flush_within = flush_within(log, context.now.wall);
         }
         let mark = follower::high_watermark(log.high_watermark(), leader_high_watermark, log.log_end());
         if mark != log.high_watermark() {
@@ -38,7 +41,7 @@ impl Partition {
                 return Err(guard.on_follow_error(error.into()));
             }
         }
-        Ok((position(log), flush))
+        Ok((position(log, is_durable), after))
     }
 
     /// Truncates to where the history parts from the leader's. `checkpoint` is called, still under the lock, when the
@@ -101,6 +104,7 @@ impl Partition {
         change: impl FnOnce(&mut Log) -> Result<(), LogError>,
     ) -> Result<FetchPosition, FollowError> {
         let mut guard = self.lock();
+        let is_durable = guard.config.is_durable();
         let (log, _) = guard.follower_log(following)?;
         let (recovery_point, cleaned_to) = (log.recovery_point(), log.cleaned_to());
         let changed = change(log);
@@ -120,7 +124,7 @@ impl Partition {
         });
         match result {
             Ok(is_owed) => {
-                let position = position(log);
+                let position = position(log, is_durable);
                 guard.checkpoint_owed |= is_owed;
                 Ok(position)
             }

@@ -1,5 +1,7 @@
 //! What is asked of a partition beside its records: offsets by time and by epoch, deletion, producers, its state.
 
+use odradek_broker_core::purgatory::WaiterId;
+
 use super::*;
 
 impl Partition {

@@ -120,7 +120,7 @@ impl Partition {
         let (dir, position) = {
             let future = self.lock_future();
             let log = future.as_ref().ok_or(CopyError::Superseded)?;
-            (log.dir().to_owned(), position(log))
+            (log.dir().to_owned(), position(log, false))
         };
         let (next, bounds) = self.lock().next_of_copy(position)?;
         let records = match &next {
@@ -156,7 +156,7 @@ impl Partition {
         let future = slot.as_mut().ok_or(CopyError::Superseded)?;
         let mut is_caught_up = false;
         for _ in 0..=LAST_PIECES_MAX {
-            let (next, bounds) = inner.next_of_copy(position(future))?;
+            let (next, bounds) = inner.next_of_copy(position(future, false))?;
             is_caught_up = matches!(next, Next::CaughtUp);
             match next {
                 Next::Append(range) => {
@@ -216,7 +216,7 @@ impl Inner {
                 let file = slice.file.filter(|_| slice.len > 0);
                 // Nothing there below the end: compaction has taken all of it. It goes on with the next record.
                 let file = file.ok_or(CopyError::NotOpen)?;
-                Next::Append(FileRange { file, position: slice.position, len: slice.len })
+                Next::Append(FileRange { file, position: slice.position, len: slice.len, stream: None })
             }
         };
         Ok((next, bounds))

@@ -13,6 +13,7 @@ use odradek_broker_core::fetch_session::{
 };
 use odradek_broker_storage::{LogDirs, LogDirsConfig};
 use odradek_common::config::BrokerConfig;
+use odradek_common::fs::Fs;
 use odradek_common::mem_fs::MemFs;
 use odradek_common::meta_properties::format_all;
 use odradek_common::time::Timestamp;
@@ -148,34 +149,30 @@ pub struct Cluster {
 impl Cluster {
     /// `config`: lines for every broker's properties.
     pub async fn start(brokers: i32, config: &str) -> Self {
-        Self::start_on(None, brokers, config).await
+        Self::start_in(World::real(), false, brokers, config).await
     }
 
     /// As [`Cluster::start`], each broker with two log directories, `/1/a` and `/1/b` for broker 1, in memory.
     pub async fn start_in_memory(fs: &MemFs, brokers: i32, config: &str) -> Self {
-        Self::start_on(Some(fs), brokers, config).await
+        Self::start_on(Arc::new(fs.clone()), brokers, config).await
     }
 
-    async fn start_on(fs: Option<&MemFs>, brokers: i32, config: &str) -> Self {
+    /// As [`Cluster::start_in_memory`], on a file system that has one of those below.
+    pub async fn start_on(fs: Arc<dyn Fs>, brokers: i32, config: &str) -> Self {
+        Self::start_in(World { fs, ..World::real() }, true, brokers, config).await
+    }
+
+    async fn start_in(world: World, is_in_memory: bool, brokers: i32, config: &str) -> Self {
         let managers = Managers::default();
         let controller = Arc::new(Controller {
             tracker: Mutex::default(),
             managers: managers.clone(),
             is_reachable: std::sync::atomic::AtomicBool::new(true),
         });
-        let mut cluster = Self {
-            world: match fs {
-                Some(fs) => World { fs: Arc::new(fs.clone()), ..World::real() },
-                None => World::real(),
-            },
-            controller,
-            managers,
-            nodes: BTreeMap::new(),
-            config: config.to_owned(),
-            next_id: 1,
-        };
+        let mut cluster =
+            Self { world, controller, managers, nodes: BTreeMap::new(), config: config.to_owned(), next_id: 1 };
         for id in 1..=brokers {
-            let dir = fs.is_none().then(|| tempfile::tempdir().expect("a directory"));
+            let dir = (!is_in_memory).then(|| tempfile::tempdir().expect("a directory"));
             let dirs = match &dir {
                 Some(dir) => vec![dir.path().to_owned()],
                 None => ["a", "b"].map(|name| PathBuf::from(format!("/{id}/{name}"))).to_vec(),
@@ -338,6 +335,16 @@ impl Cluster {
         })]);
     }
 
+    /// A dynamic config of a topic; `None` takes it away.
+    pub fn set_topic_config(&self, topic: &str, name: &str, value: Option<&str>) {
+        self.controller.apply(vec![Kind::Config(proto::ConfigRecord {
+            resource_type: 2,
+            resource_name: topic.to_owned(),
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+        })]);
+    }
+
     /// A dynamic config of one broker.
     pub fn set_broker_config(&self, broker: i32, name: &str, value: &str) {
         self.controller.apply(vec![Kind::Config(proto::ConfigRecord {
@@ -441,6 +448,8 @@ pub fn params(wait_ms: u64, bytes_min: u64) -> FetchParams {
         bytes_min,
         bytes_max: 1 << 20,
         is_bytes_max_hard: false,
+        peer: None,
+        waits_for_disk: false,
     }
 }
 
@@ -595,6 +604,8 @@ async fn serve_fetch(
         bytes_min: request.min_bytes as u64,
         bytes_max: request.max_bytes as usize,
         is_bytes_max_hard: false,
+        peer: None,
+        waits_for_disk: false,
     };
     let results = match &context.watch {
         Some(watch) => manager.fetch_session(params, watch.clone(), entries, &context.forgotten).wait().await,

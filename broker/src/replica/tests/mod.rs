@@ -3,6 +3,8 @@
 mod cleaning;
 mod cluster;
 mod disks;
+mod flushes;
+mod gate;
 mod moves;
 mod replication;
 mod sessions;
