@@ -11,6 +11,7 @@ mod deploy;
 mod differential;
 mod disks;
 mod failover;
+mod flush;
 mod frameworks;
 mod go;
 mod group_cli;

@@ -7,10 +7,14 @@ use odradek_common::mem_fs::Crash;
 use odradek_common::rng::Rng;
 use odradek_sim::cluster::Cluster;
 use odradek_sim::entropy::on_seeded_thread;
-use odradek_sim::workload;
+use odradek_sim::workload::{self, Topic};
+
+mod power;
 
 const TOPIC: &str = "simulated";
 const PARTITIONS: i32 = 3;
+const SIMULATED: Topic =
+    Topic { name: TOPIC, partitions: PARTITIONS, replicas: 3, acks: -1, configs: &[("min.insync.replicas", "2")] };
 
 /// Boots 3 + 3, creates, produces, kills brokers and controllers, parts and heals, and checks rules 1 to 4. Answers the
 /// trace and the number of acknowledged records.
@@ -25,11 +29,11 @@ fn produce_through_faults(seed: u64) -> (Vec<String>, usize) {
         let bootstrap = cluster.bootstrap();
 
         let (hosts, shared) = (bootstrap.clone(), history.clone());
-        cluster.client(move |world| workload::create_topic(world, hosts, TOPIC, PARTITIONS, shared));
+        cluster.client(move |world| workload::create_topic(world, hosts, SIMULATED, shared));
         for producer in 0..4 {
             let (hosts, shared) = (bootstrap.clone(), history.clone());
             let partition = producer as i32 % PARTITIONS;
-            cluster.client(move |world| workload::produce(world, hosts, TOPIC, partition, producer, shared));
+            cluster.client(move |world| workload::produce(world, hosts, SIMULATED, partition, producer, shared));
         }
         for partition in 0..PARTITIONS {
             let (hosts, shared) = (bootstrap.clone(), history.clone());

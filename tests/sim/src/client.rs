@@ -177,10 +177,12 @@ impl Client {
         Ok(Producer { id: answer.producer_id, epoch: answer.producer_epoch })
     }
 
-    /// Sends one batch with acks=all to the partition's leader and answers its first offset.
+    /// Sends one batch to the partition's leader and answers its first offset.
+    #[allow(clippy::too_many_arguments)]
     pub async fn produce(
         &mut self,
         topic: &str,
+        acks: i16,
         partition: i32,
         producer: Producer,
         first_sequence: i32,
@@ -198,7 +200,7 @@ impl Client {
         let topic = TopicProduceData { name: Str::from(topic), partition_data: vec![data], ..Default::default() };
         let request = ProduceRequest {
             transactional_id: None,
-            acks: -1,
+            acks,
             timeout_ms: 3_000,
             topic_data: vec![topic],
             ..Default::default()

@@ -1,4 +1,4 @@
-//! Idempotent producers with acks=all that remember what was acknowledged, a reader that watches the high watermark, and
+//! Idempotent producers that remember what was acknowledged, a reader that watches the high watermark, and
 //! the check at the end: rules 1 to 4 of `docs/ARCHITECTURE.md`.
 
 use std::collections::BTreeMap;
@@ -10,6 +10,16 @@ use odradek_common::ErrorCode;
 use odradek_node::World;
 
 use crate::client::{Client, Failure, Producer};
+
+/// A topic of a run, and how it is produced to.
+#[derive(Clone, Copy, Debug)]
+pub struct Topic {
+    pub name: &'static str,
+    pub partitions: i32,
+    pub replicas: i16,
+    pub acks: i16,
+    pub configs: &'static [(&'static str, &'static str)],
+}
 
 /// One acknowledged record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,21 +82,16 @@ fn parse(value: &[u8]) -> Option<(usize, u64)> {
 }
 
 /// Creates the topic, however often the cluster has to be asked.
-pub async fn create_topic(
-    world: World,
-    bootstrap: Vec<(String, u16)>,
-    topic: &'static str,
-    partitions: i32,
-    history: Arc<History>,
-) {
+pub async fn create_topic(world: World, bootstrap: Vec<(String, u16)>, topic: Topic, history: Arc<History>) {
+    let Topic { name, partitions, replicas, configs, .. } = topic;
     let mut client = Client::new(world.clone(), bootstrap);
     loop {
-        match client.create_topic(topic, partitions, 3, &[("min.insync.replicas", "2")]).await {
+        match client.create_topic(name, partitions, replicas, configs).await {
             Ok(()) | Err(Failure::Kafka(ErrorCode::TopicAlreadyExists)) => break,
             Err(_) => world.sleep(RETRY_PAUSE).await,
         }
     }
-    history.note(format_args!("topic {topic} is there"));
+    history.note(format_args!("topic {name} is there"));
 }
 
 /// Produces batches to one partition until the history says stop. A batch is sent again, with its sequence, until it is
@@ -94,7 +99,7 @@ pub async fn create_topic(
 pub async fn produce(
     world: World,
     bootstrap: Vec<(String, u16)>,
-    topic: &'static str,
+    topic: Topic,
     partition: i32,
     producer: usize,
     history: Arc<History>,
@@ -115,7 +120,9 @@ pub async fn produce(
         };
         let count = 1 + number % 3;
         let values: Vec<Vec<u8>> = (number..number + count).map(|number| value(producer, number)).collect();
-        let outcome = client.produce(topic, partition, known, number as i32, &values, world.timestamp()).await;
+        let Topic { name, acks, .. } = topic;
+        let sent = client.produce(name, acks, partition, known, number as i32, &values, world.timestamp());
+        let outcome = sent.await;
         match outcome {
             Ok(base) => {
                 let mut acknowledged = history.acknowledged.lock().expect("no holder panics");
@@ -136,7 +143,7 @@ pub async fn produce(
             Err(failure) => {
                 tracing::debug!(producer, number, ?failure, "not acknowledged");
                 world.sleep(RETRY_PAUSE).await;
-                let _ = client.refresh(topic).await;
+                let _ = client.refresh(topic.name).await;
             }
         }
         world.sleep(Duration::from_millis(5)).await;
@@ -259,4 +266,13 @@ pub fn check(partition: i32, records: &[(i64, Vec<u8>)], history: &History) {
             ));
         }
     }
+}
+
+/// How many acknowledged records the partition does not hold where they were acknowledged.
+pub fn lost(partition: i32, records: &[(i64, Vec<u8>)], history: &History) -> usize {
+    let found: BTreeMap<i64, Option<(usize, u64)>> =
+        records.iter().map(|(offset, value)| (*offset, parse(value))).collect();
+    let acknowledged = history.acknowledged.lock().expect("no holder panics");
+    let of_partition = acknowledged.iter().filter(|record| record.partition == partition);
+    of_partition.filter(|record| found.get(&record.offset) != Some(&Some((record.producer, record.number)))).count()
 }

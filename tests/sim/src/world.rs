@@ -1,5 +1,5 @@
 //! `odradek_node::World` for one simulated node: turmoil's sockets, the host's paused clock, seeded randomness, tasks on
-//! the host's runtime, disk work in place, and a file system in memory that outlives a crash.
+//! the host's runtime, disk work after a while, and a file system in memory that outlives a crash.
 
 use std::future::Future;
 use std::io;
@@ -45,12 +45,16 @@ impl NodeWorld {
     pub fn boot(self: &Arc<Self>) -> World {
         let boot = self.boots.fetch_add(1, Ordering::Relaxed);
         let rng = SplitMix64::new(self.seed ^ (boot + 1).wrapping_mul(0xd134_2543_de82_ef95));
+        let disk_rng = SplitMix64::new(self.seed ^ (boot + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         World {
             net: Arc::new(SimNet),
             clock: Arc::new(SimClock { start: tokio::time::Instant::now(), node: self.clone() }),
             entropy: Arc::new(SimEntropy(Mutex::new(rng))),
             tasks: Arc::new(SimSpawn { failure: self.failure.clone() }),
-            disk: Arc::new(SimDiskPool),
+            disk: Arc::new(SimDiskPool {
+                tasks: SimSpawn { failure: self.failure.clone() },
+                rng: Mutex::new(disk_rng),
+            }),
             fs: self.fs.clone(),
         }
     }
@@ -191,10 +195,23 @@ impl Spawn for SimSpawn {
     }
 }
 
-struct SimDiskPool;
+/// Disks take their time, so that a crash comes upon work that has not begun.
+struct SimDiskPool {
+    tasks: SimSpawn,
+    rng: Mutex<SplitMix64>,
+}
+
+const DISK_MICROS_MAX: u64 = 2_000;
 
 impl DiskPool for SimDiskPool {
     fn execute(&self, work: Box<dyn FnOnce() + Send>) {
-        work();
+        let took = Duration::from_micros(self.rng.lock().expect("no holder panics").below(DISK_MICROS_MAX));
+        self.tasks.spawn(
+            "disk work",
+            Box::pin(async move {
+                tokio::time::sleep(took).await;
+                work();
+            }),
+        );
     }
 }
