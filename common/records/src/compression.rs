@@ -55,7 +55,8 @@ impl Codec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compression {
     pub codec: Codec,
-    /// gzip 1 to 9, zstd as the library has them. snappy has no levels, and lz4 here has only the fast one.
+    /// gzip 1 to 9, zstd as the library has them, lz4 1 to 17 where [`LZ4_LEVEL_FAST`] is the fast way of packing and all
+    /// others are the thorough one. snappy has no levels.
     pub level: Option<i32>,
 }
 
@@ -77,6 +78,11 @@ pub enum CompressionError {
     #[error("the records could not be compressed with {codec}: {message}")]
     Compress { codec: &'static str, message: String },
 }
+
+/// The level of lz4 that Kafka means the fast compressor by, its default; every other one tries harder.
+pub const LZ4_LEVEL_FAST: i32 = 9;
+/// The levels that the thorough compressor of lz4 tells apart; Kafka's, up to 17, above count as the last.
+const LZ4_LEVELS_THOROUGH: (i32, i32) = (2, 12);
 
 /// What the xerial framing of `snappy-java` opens with: its magic, version 1, least compatible version 1.
 const XERIAL_HEADER: [u8; 16] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1];
@@ -100,8 +106,24 @@ pub fn compress(compression: Compression, bytes: &[u8], out: &mut Vec<u8>) -> Re
             encoder.write_all(bytes).and_then(|()| encoder.finish().map(drop))
         }
         Codec::Snappy => compress_xerial(bytes, out),
+        // As Kafka's own writer: independent blocks of 64 KiB, no checksums. The Java client refuses linked blocks.
+        Codec::Lz4 if compression.level.is_some_and(|level| level != LZ4_LEVEL_FAST) => {
+            let (least, most) = LZ4_LEVELS_THOROUGH;
+            let level = compression.level.unwrap_or(least).clamp(least, most);
+            let encoder = lz4::EncoderBuilder::new()
+                .level(level.unsigned_abs())
+                .block_mode(lz4::BlockMode::Independent)
+                .block_size(lz4::BlockSize::Max64KB)
+                .block_checksum(lz4::liblz4::BlockChecksum::NoBlockChecksum)
+                .checksum(lz4::ContentChecksum::NoChecksum)
+                .build(&mut *out);
+            encoder.and_then(|mut encoder| {
+                let written = encoder.write_all(bytes);
+                let (_, ended) = encoder.finish();
+                written.and(ended)
+            })
+        }
         Codec::Lz4 => {
-            // As Kafka's own writer: independent blocks of 64 KiB, no checksums. The Java client refuses linked blocks.
             let info = lz4_flex::frame::FrameInfo::new()
                 .block_mode(lz4_flex::frame::BlockMode::Independent)
                 .block_size(lz4_flex::frame::BlockSize::Max64KB);
@@ -142,23 +164,51 @@ pub(crate) fn reader(codec: Codec, bytes: &[u8]) -> Result<Box<dyn Read + '_>, C
         Codec::None => Box::new(bytes),
         Codec::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(bytes)),
         Codec::Snappy => Box::new(SnappyReader::new(bytes)),
-        Codec::Lz4 if has_linked_blocks(bytes) => {
-            let message = "its frame has blocks that depend on each other, which Kafka's clients cannot read: write \
-                           independent blocks";
-            return Err(CompressionError::Damaged { codec: codec.name(), message: message.to_owned() });
+        Codec::Lz4 => {
+            check_lz4_frame(bytes)
+                .map_err(|message| CompressionError::Damaged { codec: codec.name(), message: message.to_owned() })?;
+            Box::new(lz4_flex::frame::FrameDecoder::new(bytes))
         }
-        Codec::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(bytes)),
         Codec::Zstd => {
             Box::new(zstd::stream::read::Decoder::with_buffer(bytes).map_err(|error| damaged(codec, &error))?)
         }
     })
 }
 
-/// Whether an lz4 frame says that its blocks are not independent. Kafka takes none of these.
-fn has_linked_blocks(frame: &[u8]) -> bool {
+/// What Kafka's reader asks of an lz4 frame and a lenient one does not: no legacy frame, no frame to skip, no block that
+/// depends on another, and an end mark. What is behind that, nobody reads.
+///
+/// ```text
+/// magic u32, flags u8, block size u8, (content size u64), header checksum u8
+/// blocks: length u32 (highest bit: stored as it is), bytes, (checksum u32)
+/// end mark: 0u32
+/// ```
+fn check_lz4_frame(frame: &[u8]) -> Result<(), &'static str> {
     const MAGIC: [u8; 4] = 0x184D_2204u32.to_le_bytes();
-    const BLOCK_INDEPENDENCE: u8 = 1 << 5;
-    frame.strip_prefix(&MAGIC).and_then(<[u8]>::first).is_some_and(|flags| flags & BLOCK_INDEPENDENCE == 0)
+    const INDEPENDENT_BLOCKS: u8 = 1 << 5;
+    const BLOCK_CHECKSUMS: u8 = 1 << 4;
+    const CONTENT_SIZE: u8 = 1 << 3;
+    const CUT: &str = "its frame is cut off";
+    if frame.len() < MAGIC.len() {
+        return Err(CUT);
+    }
+    let frame = frame.strip_prefix(&MAGIC).ok_or("it does not begin with an lz4 frame")?;
+    let flags = *frame.first().ok_or(CUT)?;
+    if flags & INDEPENDENT_BLOCKS == 0 {
+        return Err("its frame has blocks that depend on each other, which Kafka's clients cannot read: write \
+                    independent blocks");
+    }
+    let descriptor_bytes = if flags & CONTENT_SIZE == 0 { 3 } else { 11 };
+    let mut rest = frame.get(descriptor_bytes..).ok_or(CUT)?;
+    loop {
+        let (length, blocks) = rest.split_first_chunk().ok_or(CUT)?;
+        let length = (u32::from_le_bytes(*length) & !(1 << 31)) as usize;
+        if length == 0 {
+            return Ok(());
+        }
+        let checksum_bytes = if flags & BLOCK_CHECKSUMS == 0 { 0 } else { 4 };
+        rest = blocks.get(length + checksum_bytes..).ok_or(CUT)?;
+    }
 }
 
 /// Reads xerial blocks one at a time, or one bare block.
@@ -177,9 +227,17 @@ impl<'a> SnappyReader<'a> {
         Self { rest, framed, block: Vec::new(), position: 0 }
     }
 
+    /// Decompresses the next block into `block`, which stays empty where there is none.
     fn next_block(&mut self) -> io::Result<()> {
+        self.block.clear();
+        self.position = 0;
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         let block = if self.framed {
+            // One stream may follow another, as `snappy-java` has it.
+            if self.rest.starts_with(&XERIAL_HEADER) {
+                self.rest = self.rest.get(XERIAL_HEADER.len()..).unwrap_or_default();
+                return Ok(());
+            }
             let (length, rest) = self.rest.split_first_chunk().ok_or_else(|| invalid("a block's length is cut off"))?;
             let length =
                 usize::try_from(i32::from_be_bytes(*length)).map_err(|_| invalid("a block's length is negative"))?;
@@ -193,9 +251,7 @@ impl<'a> SnappyReader<'a> {
         if length > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
             return Err(invalid("a block claims more bytes than it can hold"));
         }
-        self.block.clear();
         self.block.resize(length, 0);
-        self.position = 0;
         let written = snap::raw::Decoder::new().decompress(block, &mut self.block).map_err(io::Error::other)?;
         self.block.truncate(written);
         Ok(())
@@ -245,6 +301,56 @@ mod tests {
         encoder.write_all(b"linked").unwrap();
         let error = decompress(Codec::Lz4, &encoder.finish().unwrap(), 100).unwrap_err();
         assert!(error.to_string().contains("independent blocks"), "{error}");
+    }
+
+    #[test]
+    fn an_lz4_frame_that_kafka_cannot_read_is_refused() {
+        let mut frame = Vec::new();
+        let content: Vec<u8> = (0..200_000u32).flat_map(|n| (n * n).to_le_bytes()).collect();
+        compress(Codec::Lz4.into(), &content, &mut frame).unwrap();
+        let legacy = lz4_flex::frame::FrameInfo::new().legacy_frame(true);
+        let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(legacy, Vec::new());
+        encoder.write_all(b"legacy").unwrap();
+        let skipped = [&0x184D_2A50u32.to_le_bytes()[..], &4u32.to_le_bytes(), b"skip", &frame].concat();
+        for (why, bytes) in [
+            ("no end mark", frame[..frame.len() - 4].to_vec()),
+            ("half an end mark", frame[..frame.len() - 2].to_vec()),
+            ("a legacy frame", encoder.finish().unwrap()),
+            ("a frame to skip", skipped),
+            ("nothing", Vec::new()),
+        ] {
+            let error = decompress(Codec::Lz4, &bytes, 1 << 20).expect_err(why);
+            assert!(matches!(error, CompressionError::Damaged { codec: "lz4", .. }), "{why}: {error}");
+        }
+        frame.extend_from_slice(b"behind the end mark");
+        assert_eq!(decompress(Codec::Lz4, &frame, 1 << 20).expect("read"), content);
+    }
+
+    #[test]
+    fn levels_make_other_bytes_of_the_same_frame() {
+        let content: Vec<u8> =
+            (0..40_000u32).flat_map(|n| format!("{} of {};", n % 977, n / 31).into_bytes()).collect();
+        let packed = |codec, level| {
+            let mut out = Vec::new();
+            compress(Compression { codec, level }, &content, &mut out).expect("compressed");
+            assert_eq!(decompress(codec, &out, content.len()).expect("decompressed"), content, "{codec:?} {level:?}");
+            out
+        };
+        for (codec, quick, thorough) in [
+            (Codec::Gzip, 1, 9),
+            (Codec::Zstd, -5, 19),
+            // Kafka's default is the fast way, whatever number it has.
+            (Codec::Lz4, LZ4_LEVEL_FAST, 17),
+            (Codec::Lz4, LZ4_LEVEL_FAST, 1),
+        ] {
+            let (quick, thorough) = (packed(codec, Some(quick)), packed(codec, Some(thorough)));
+            assert!(thorough.len() < quick.len(), "{codec:?}: {} and {}", thorough.len(), quick.len());
+        }
+        assert_eq!(packed(Codec::Lz4, None), packed(Codec::Lz4, Some(LZ4_LEVEL_FAST)));
+        // Magic, version 1 with independent blocks and nothing else, blocks of at most 64 KiB: what every client reads.
+        for level in [None, Some(1), Some(LZ4_LEVEL_FAST), Some(12), Some(17)] {
+            assert_eq!(packed(Codec::Lz4, level)[..6], [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40], "{level:?}");
+        }
     }
 
     #[test]

@@ -15,7 +15,6 @@ pub enum Support {
 use Support::{Honoured, Refused, WithoutEffect};
 
 const BUFFERS: &str = "the system sizes the buffers of sockets by need";
-const LZ4: &str = "there is one level of lz4";
 const TLS: &str = "TLS is not served yet, and a listener that asks for it is refused";
 const SASL: &str = "SASL is not served yet, and a listener that asks for it is refused";
 const QUOTAS: &str = "quotas are not served yet";
@@ -124,7 +123,6 @@ const BROKER: &[(&str, Support)] = &[
     // Logs.
     ("num.recovery.threads.per.data.dir", Honoured),
     ("message.max.bytes", Honoured),
-    ("compression.lz4.level", WithoutEffect(LZ4)),
     ("compression.*", Honoured),
     ("log.preallocate", Honoured),
     ("log.local.retention.*", WithoutEffect(TIERED)),
@@ -173,7 +171,6 @@ const BROKER: &[(&str, Support)] = &[
 ];
 
 const TOPIC: &[(&str, Support)] = &[
-    ("compression.lz4.level", WithoutEffect(LZ4)),
     ("preallocate", Honoured),
     ("local.retention.*", WithoutEffect(TIERED)),
     ("remote.log.*", WithoutEffect(TIERED)),
