@@ -7,10 +7,11 @@
 
 use bytes::Bytes;
 use odradek_common::{LeaderEpoch, Offset, time::Timestamp};
+use odradek_records::header::{CRC_START, LENGTH_PREFIX_BYTES};
 use odradek_records::patch::restamped;
 use odradek_records::{
-    Attributes, Batch, BatchHeader, Codec, Compression, DECOMPRESSED_BYTES_MAX, HEADER_BYTES, RecordBatchBuilder,
-    RecordError, TimestampType, scan_records,
+    Attributes, Batch, BatchError, BatchHeader, Codec, Compression, DECOMPRESSED_BYTES_MAX, HEADER_BYTES,
+    RecordBatchBuilder, RecordError, TimestampType, scan_records,
 };
 
 use crate::config::{LogConfig, Recompression};
@@ -29,17 +30,43 @@ pub(crate) struct Stamped {
     pub rebuilt: Option<Bytes>,
 }
 
-/// The checks on the header that need nothing else: Kafka's `analyzeAndValidateRecords` and `validateBatch`.
-pub(crate) fn check_header(header: &BatchHeader, origin: AppendOrigin, config: &LogConfig) -> Result<(), AppendError> {
+/// Reads the header of what a client sent. As in Kafka, a batch that was damaged on its way is called that before it is
+/// asked what is wrong with its fields.
+pub(crate) fn parse(records: &[u8]) -> Result<BatchHeader, AppendError> {
+    BatchHeader::parse(records).map_err(|error| match error {
+        BatchError::OffsetRange { base: 0, .. } | BatchError::RecordCount(_) => {
+            crc_error(records).unwrap_or(error).into()
+        }
+        error => error.into(),
+    })
+}
+
+fn crc_error(records: &[u8]) -> Option<BatchError> {
+    let length = i32::from_be_bytes(*records.get(LENGTH_PREFIX_BYTES - 4..)?.first_chunk()?);
+    let size = usize::try_from(length).ok()? + LENGTH_PREFIX_BYTES;
+    let stored = u32::from_be_bytes(*records.get(CRC_START - 4..CRC_START)?.first_chunk()?);
+    let computed = crc32c::crc32c(records.get(CRC_START..size)?);
+    (stored != computed).then_some(BatchError::Crc { stored, computed })
+}
+
+/// The checks before that of the CRC: Kafka's `analyzeAndValidateRecords`.
+pub(crate) fn check_size(header: &BatchHeader, origin: AppendOrigin, config: &LogConfig) -> Result<(), AppendError> {
+    if origin == AppendOrigin::Client && header.base_offset != Offset::ZERO {
+        let base = header.base_offset;
+        let message = format!("the base offset of a produced batch should be 0, but it is {base}");
+        return Err(AppendError::InvalidRecord(message));
+    }
     if header.size > config.max_message_bytes {
         return Err(AppendError::MessageTooLarge { size: header.size, max: config.max_message_bytes });
     }
+    Ok(())
+}
+
+/// The checks on the header that need nothing else: Kafka's `validateBatch`.
+pub(crate) fn check_header(header: &BatchHeader, origin: AppendOrigin) -> Result<(), AppendError> {
     let invalid = |message: String| Err(AppendError::InvalidRecord(message));
     if origin != AppendOrigin::Client {
         return Ok(());
-    }
-    if header.base_offset != Offset::ZERO {
-        return invalid(format!("the base offset of a produced batch should be 0, but it is {}", header.base_offset));
     }
     if i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
         let (count, delta) = (header.record_count, header.last_offset_delta);
@@ -79,7 +106,7 @@ fn walk(header: &BatchHeader, payload: &[u8], config: &LogConfig, now: Timestamp
         let fault = if config.cleanup_compact && !record.has_key {
             Some("Compacted topic cannot accept message without key".to_owned())
         } else {
-            let fault = timestamp_fault(timestamp, is_log_append_time, config, now, index);
+            let fault = timestamp_fault(timestamp, is_log_append_time, config, now, record.offset_delta);
             found.has_invalid_timestamp |= fault.is_some();
             fault
         };
@@ -102,7 +129,7 @@ fn timestamp_fault(
     is_log_append_time: bool,
     config: &LogConfig,
     now: Timestamp,
-    index: i32,
+    offset: i32,
 ) -> Option<String> {
     if config.timestamp_type == TimestampType::CreateTime && timestamp != Timestamp::NONE {
         let earliest = now.0.saturating_sub(config.timestamp_before_max_ms);
@@ -111,7 +138,7 @@ fn timestamp_fault(
         return (!in_range).then(|| {
             let timestamp = timestamp.0;
             format!(
-                "Timestamp {timestamp} of message with offset {index} is out of range. The timestamp should be within \
+                "Timestamp {timestamp} of message with offset {offset} is out of range. The timestamp should be within \
                  [{earliest}, {latest}]"
             )
         });

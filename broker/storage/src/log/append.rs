@@ -58,20 +58,21 @@ impl Log {
     ) -> Result<AppendInfo, AppendError> {
         self.check_online()?;
         self.check_epoch(leader_epoch, self.log_end)?;
-        let header = BatchHeader::parse(records)?;
+        let header = validate::parse(records)?;
         let records = only_batch(&header, records)?;
-        validate::check_header(&header, origin, &self.config)?;
+        validate::check_size(&header, origin, &self.config)?;
         header.check_crc(records)?;
-        let marker = self.check_producer(&header, records, origin)?;
-        let marker = match marker {
-            ProducerCheck::Duplicate(info) => return Ok(info),
-            ProducerCheck::New(marker) => marker,
-        };
+        validate::check_header(&header, origin)?;
+        if let Some(info) = self.find_duplicate(&header, origin) {
+            return Ok(info);
+        }
         let stamped = validate::stamp(&header, records, &self.config, self.log_end, leader_epoch, now)?;
         if stamped.header.size > self.config.segment_bytes as usize {
             let max = self.config.segment_bytes as usize;
             return Err(AppendError::RecordListTooLarge { size: stamped.header.size, max });
         }
+        // Last, as in Kafka: what is wrong with the records themselves counts more than what came before them.
+        let marker = self.check_producer(&header, records, origin)?;
         let header = stamped.header;
         let rolled = self.maybe_roll(&header, now)?;
         self.save_epoch(leader_epoch, header.base_offset)?;
@@ -218,37 +219,42 @@ impl Log {
         Ok((headers, valid))
     }
 
+    /// What a batch got when it was appended the first time, if it is remembered. Its records are not looked at again.
+    fn find_duplicate(&self, header: &BatchHeader, origin: AppendOrigin) -> Option<AppendInfo> {
+        if !header.has_producer() || origin != AppendOrigin::Client {
+            return None;
+        }
+        let duplicate = self.producers.find_duplicate(header)?;
+        let timestamp = Timestamp(duplicate.timestamp);
+        Some(AppendInfo {
+            first_offset: Offset(duplicate.first_offset()),
+            last_offset: Offset(duplicate.last_offset),
+            // As in Kafka, whatever the topic's type of timestamp.
+            log_append_time: timestamp,
+            max_timestamp: timestamp,
+            log_start: self.log_start,
+            log_end: self.log_end,
+            bytes: 0,
+            record_count: header.record_count,
+            duplicate: true,
+            rolled: false,
+            flush_due: false,
+        })
+    }
+
+    /// The marker that the batch is, if it is one.
     fn check_producer(
         &self,
         header: &BatchHeader,
         records: &[u8],
         origin: AppendOrigin,
-    ) -> Result<ProducerCheck, AppendError> {
+    ) -> Result<Option<(EndTxnMarker, Timestamp)>, AppendError> {
         if !header.has_producer() {
-            return Ok(ProducerCheck::New(None));
-        }
-        if origin == AppendOrigin::Client
-            && let Some(duplicate) = self.producers.find_duplicate(header)
-        {
-            let timestamp = Timestamp(duplicate.timestamp);
-            return Ok(ProducerCheck::Duplicate(AppendInfo {
-                first_offset: Offset(duplicate.first_offset()),
-                last_offset: Offset(duplicate.last_offset),
-                // As in Kafka, whatever the topic's type of timestamp.
-                log_append_time: timestamp,
-                max_timestamp: timestamp,
-                log_start: self.log_start,
-                log_end: self.log_end,
-                bytes: 0,
-                record_count: header.record_count,
-                duplicate: true,
-                rolled: false,
-                flush_due: false,
-            }));
+            return Ok(None);
         }
         let marker = if header.attributes.is_control() { read_marker(header, records)? } else { None };
         self.producers.check(header, marker.as_ref().map(|(marker, _)| marker), origin)?;
-        Ok(ProducerCheck::New(marker))
+        Ok(marker)
     }
 
     /// Rolls when the batch does not belong into the active segment any more.
@@ -331,11 +337,6 @@ impl Log {
         }
         Ok(())
     }
-}
-
-enum ProducerCheck {
-    Duplicate(AppendInfo),
-    New(Option<(EndTxnMarker, Timestamp)>),
 }
 
 fn read_marker(header: &BatchHeader, batch: &[u8]) -> Result<Option<(EndTxnMarker, Timestamp)>, AppendError> {

@@ -190,6 +190,51 @@ fn no_bit_flip_passes_and_none_panics() {
 }
 
 #[test]
+fn what_was_damaged_on_its_way_is_called_that_whatever_it_hit() {
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    let good = fill(RecordBatchBuilder::new().producer(ProducerId(4), ProducerEpoch(0), 0), 3, 20, NOW).to_vec();
+    for position in CRC_START..good.len() {
+        for bit in [1, 0x80] {
+            let mut bytes = good.clone();
+            bytes[position] ^= bit;
+            let error = append(&mut log, &bytes).expect_err("damaged");
+            assert_eq!(error.code(), ErrorCode::CorruptMessage, "byte {position}: {error}");
+        }
+    }
+}
+
+#[test]
+fn of_several_reasons_kafkas_is_told() {
+    let home = Home::real();
+    let config = LogConfig { max_message_bytes: 200, ..LogConfig::default() };
+    let mut log = home.open(&config, Recovery::NEW);
+    let moved = |batch: &[u8]| {
+        let mut bytes = batch.to_vec();
+        bytes[7] = 9;
+        bytes
+    };
+    let producer = |sequence| RecordBatchBuilder::new().producer(ProducerId(4), ProducerEpoch(0), sequence);
+    append(&mut log, &fill(producer(0), 1, 10, NOW)).expect("the first");
+    let late = fill(producer(7), 1, 10, Timestamp(NOW.0 + 9_000_000));
+    let large = batch(1, 500, NOW);
+    let mut damaged = large.to_vec();
+    damaged[100] ^= 1;
+    let wrong_count = |batch: &[u8]| tampered(batch, |bytes| bytes[60] = 9);
+    for (what, bytes, expected) in [
+        ("a base offset, and too large", moved(&large), ErrorCode::InvalidRecord),
+        ("too large, and damaged", damaged, ErrorCode::MessageTooLarge),
+        ("too large, and a wrong count", wrong_count(&large), ErrorCode::MessageTooLarge),
+        ("a wrong time, and out of order", late.to_vec(), ErrorCode::InvalidTimestamp),
+        ("a wrong count, and out of order", wrong_count(&late), ErrorCode::InvalidRecord),
+        ("out of order", fill(producer(7), 1, 10, NOW).to_vec(), ErrorCode::OutOfOrderSequenceNumber),
+    ] {
+        let error = append(&mut log, &bytes).expect_err(what);
+        assert_eq!(error.code(), expected, "{what}: {error}");
+    }
+}
+
+#[test]
 fn faulty_records_are_named() {
     let home = Home::real();
     let config = LogConfig { cleanup_compact: true, ..LogConfig::default() };
