@@ -12,6 +12,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::time::Timestamp;
+
 /// How `Fs::open` treats a file that is there or not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpenMode {
@@ -123,6 +125,10 @@ pub trait File: Send + Sync + Debug {
     }
     /// The descriptor, for `sendfile`; `None` for a simulated file.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// When it was last written to; `None` where nobody knows.
+    fn modified(&self) -> Option<Timestamp> {
         None
     }
 
@@ -405,6 +411,11 @@ impl File for RealFile {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
+    }
+
+    fn modified(&self) -> Option<Timestamp> {
+        let since = self.0.metadata().ok()?.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_millis()).ok().map(Timestamp)
     }
 }
 

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use odradek_common::fs::{Advice, File, is_out_of_descriptors};
+use odradek_common::time::Timestamp;
 
 use crate::dir::LogDir;
 
@@ -265,5 +266,9 @@ impl File for LogFile {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.file.descriptor()
+    }
+
+    fn modified(&self) -> Option<Timestamp> {
+        self.file.modified()
     }
 }

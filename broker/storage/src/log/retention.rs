@@ -74,16 +74,19 @@ impl Log {
             let by_size = excess > 0 && excess >= segment.size;
             let by_time = config.cleanup_delete && config.retention_ms >= 0 && {
                 let (max, _) = segment.max_timestamp(&self.place)?;
-                let newest = if max >= 0 { max } else { segment.created.0 };
+                let newest = match max {
+                    0.. => max,
+                    // No record has a time: as in Kafka, that of the file counts.
+                    _ => segment.file(&self.place)?.modified().unwrap_or(segment.created).0,
+                };
                 now.0.saturating_sub(newest) > config.retention_ms
             };
             let below_start = !is_active && end <= self.log_start.0;
             if !(by_size || by_time || below_start) {
                 break;
             }
-            if by_size {
-                excess -= segment.size;
-            }
+            // Whatever takes a segment, the log has become smaller by it.
+            excess = excess.saturating_sub(segment.size);
             count += 1;
         }
         Ok(count)

@@ -18,7 +18,7 @@ use odradek_records::{Batches, Codec, EndTxnMarker, Record, RecordBatchBuilder};
 
 use crate::support::{Home, NOW, TOPIC_ID, append, offsets, read_all};
 
-const CLEANER: CleanerConfig =
+pub const CLEANER: CleanerConfig =
     CleanerConfig { map_bytes_max: 1 << 20, load_factor: 0.9, io_bytes: 4096, hash_keys: (1, 2) };
 const RETENTION_MS: i64 = 1000;
 
@@ -67,7 +67,7 @@ fn clean(log: &mut Log, cleaned_to: Option<Offset>, now: Timestamp) -> Offset {
     try_clean(log, cleaned_to, CLEANER, now).expect("cleaned").expect("something to clean")
 }
 
-fn try_clean(
+pub fn try_clean(
     log: &mut Log,
     cleaned_to: Option<Offset>,
     config: CleanerConfig,
@@ -87,7 +87,7 @@ fn try_clean(
 }
 
 /// Offset, key and value of each data record, as text.
-fn content(log: &Log) -> Vec<(i64, String, Option<String>)> {
+pub fn content(log: &Log) -> Vec<(i64, String, Option<String>)> {
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let line = |record: &Record| {
         (record.offset.0, record.key.as_ref().map_or_else(String::new, text), record.value.as_ref().map(text))
@@ -118,7 +118,7 @@ fn read_all_sparse(log: &Log) -> Vec<Record> {
     }
 }
 
-fn lines(expected: &[(i64, &str, Option<&str>)]) -> Vec<(i64, String, Option<String>)> {
+pub fn lines(expected: &[(i64, &str, Option<&str>)]) -> Vec<(i64, String, Option<String>)> {
     expected.iter().map(|(at, key, value)| (*at, (*key).to_owned(), value.map(str::to_owned))).collect()
 }
 

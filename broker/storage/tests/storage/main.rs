@@ -4,6 +4,7 @@ mod append;
 mod cleaning;
 mod crash;
 mod disks;
+mod examples;
 mod life;
 mod log_dirs;
 mod lookup;
