@@ -49,7 +49,7 @@ pub enum FileKind {
     },
     LeaderEpochs,
     PartitionMetadata,
-    /// A directory's recovery points, high watermarks or log starts.
+    /// A directory's recovery points, high watermarks or log starts, or how far its logs are clean.
     Offsets,
     CleanShutdown,
     MetaProperties,
@@ -69,7 +69,10 @@ impl FileKind {
         Some(match name {
             leader_epochs::FILE => Self::LeaderEpochs,
             checkpoints::PARTITION_METADATA => Self::PartitionMetadata,
-            checkpoints::RECOVERY_POINTS | checkpoints::HIGH_WATERMARKS | checkpoints::LOG_STARTS => Self::Offsets,
+            checkpoints::RECOVERY_POINTS
+            | checkpoints::HIGH_WATERMARKS
+            | checkpoints::LOG_STARTS
+            | checkpoints::CLEANED_TO => Self::Offsets,
             checkpoints::CLEAN_SHUTDOWN => Self::CleanShutdown,
             odradek_common::meta_properties::FILE_NAME => Self::MetaProperties,
             _ => {
