@@ -11,6 +11,7 @@ use odradek_broker_storage::{LogDirs, LogDirsConfig, OpenFiles};
 use odradek_common::config::{BrokerConfig, Listener};
 use odradek_common::fs::OpenMode;
 use odradek_common::{BrokerEpoch, Uuid};
+use odradek_node::metrics::{self, Metrics, MetricsListener};
 use odradek_node::world::TaskHandle;
 use odradek_node::{Shutdown, World};
 use odradek_proto::metadata::Endpoint;
@@ -38,8 +39,10 @@ pub async fn run(world: World, config: BrokerConfig, shutdown: Shutdown) -> anyh
     let start = usize::try_from(config.node_id.0).unwrap_or(0);
     let active = ActiveController::new(config.controllers.clone(), &config.voters, start);
     let controller = ControllerClient::new(world.clone(), active);
+    let metrics = metrics::bind(&world, config.metrics_listener.as_ref()).await?;
     let opened = open_logs(&world, &config, &controller, &broker_epoch).await?;
     let (replicas, dirs) = (opened.replicas.clone(), Arc::downgrade(&opened.dirs));
+    let metrics = metrics.map(|listener| serve_metrics(&world, listener, &replicas));
     let previous_broker_epoch = opened.previous_broker_epoch;
     let joined = join(&world, &config, controller, opened, broker_epoch, &shutdown).await;
     let (epoch, ended) = match joined {
@@ -49,6 +52,9 @@ pub async fn run(world: World, config: BrokerConfig, shutdown: Shutdown) -> anyh
     };
     // A log that is closed properly needs no recovery; the marker with the epoch says that nothing is missing.
     replicas.shut_down(epoch).await;
+    if let Some(task) = metrics {
+        task.abort();
+    }
     drop(replicas);
     // Tasks that were ended drop what they hold a little later, and with the last of it the locks of the directories.
     let deadline = world.instant() + RELEASE_PATIENCE;
@@ -59,6 +65,15 @@ pub async fn run(world: World, config: BrokerConfig, shutdown: Shutdown) -> anyh
         tracing::info!(broker = %config.node_id, "stopped");
     }
     ended
+}
+
+/// Serves what the broker has to tell in numbers, from before it is a member of the cluster until its end.
+fn serve_metrics(world: &World, listener: MetricsListener, replicas: &Arc<ReplicaManager>) -> TaskHandle {
+    // Who is still asking when the broker stops must not keep its directories.
+    let replicas = Arc::downgrade(replicas);
+    let mut metrics = Metrics::default();
+    metrics.register(move || replicas.upgrade().map_or_else(Vec::new, |replicas| replicas.metrics()));
+    listener.serve(world, metrics)
 }
 
 /// Becomes a member of the cluster. `None`: told to stop before that.

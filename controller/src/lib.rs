@@ -7,6 +7,7 @@
 
 pub mod decider;
 pub mod grpc;
+mod metrics;
 pub mod quorum;
 pub mod raft;
 pub mod server;

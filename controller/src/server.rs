@@ -137,7 +137,10 @@ impl Front {
         let address = &self.config.listener.address;
         let listener = self.world.net.bind(&address.host, address.port).await;
         let listener = listener.with_context(|| format!("cannot listen on {}", self.config.listener))?;
+        let metrics = odradek_node::metrics::bind(&self.world, self.config.metrics_listener.as_ref()).await?;
         let node = crate::raft::start(self.world.clone(), self.options.clone()).await?;
+        let metrics =
+            metrics.map(|listener| listener.serve(&self.world, crate::metrics::of(&node, self.options.node_id)));
         let (handle, task) = self.decider(&node);
         let (failed, failure) = oneshot::channel();
         let stop_decider = Shutdown::new();
@@ -166,6 +169,9 @@ impl Front {
         // Raft answers what it still can, and ends. Its own errors are in `result` already.
         let _ = node.raft.shutdown().await;
         deciding.abort();
+        if let Some(task) = metrics {
+            task.abort();
+        }
         tracing::info!(controller = self.options.node_id, "controller stopped");
         result
     }

@@ -133,7 +133,7 @@ fn batch(builder: RecordBatchBuilder, time_ms: i64, records: &[(&str, Option<&st
 }
 
 /// IncrementalAlterConfigs v0 with one SET.
-fn alter_topic(client: &mut Client, address: &str, topic: &str, config: &str, value: &str) -> anyhow::Result<()> {
+pub fn alter_topic(client: &mut Client, address: &str, topic: &str, config: &str, value: &str) -> anyhow::Result<()> {
     let connection = client.connection(address)?;
     let mut request = connection.request(44, 0);
     request.i32(1).i8(TOPIC).string(topic).i32(1).string(config).i8(0).string(value).i8(0);

@@ -25,6 +25,7 @@ mod librdkafka;
 mod log_files;
 mod loss;
 mod many;
+mod metrics;
 mod node;
 mod produce_fetch;
 mod python;

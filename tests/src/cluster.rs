@@ -67,17 +67,18 @@ pub fn free_port() -> u16 {
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
 }
 
-/// The first of `count` (100 at most) neighbouring free ports that also has `count` free ones 100 above. None of them is
+/// The first of `count` (100 at most) neighbouring free ports that also has `count` free ones 100, 200 and 300 above. None is
 /// one that [`free_port`] gives.
 pub fn free_port_range(count: u16) -> u16 {
     const FIRST: u16 = 28_000;
-    const RANGES: u16 = 20;
+    const RANGES: u16 = 11;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = (std::process::id() as u16).wrapping_mul(7);
     let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
     for _ in 0..RANGES {
-        let first = FIRST + spread.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % RANGES * 200;
-        if (0..count).all(|i| is_free(first + i) && is_free(first + 100 + i)) {
+        let first = FIRST + spread.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % RANGES * 400;
+        // Brokers, controllers, and the metrics of both.
+        if (0..count).all(|i| (0..4).all(|kind| is_free(first + kind * 100 + i))) {
             return first;
         }
     }

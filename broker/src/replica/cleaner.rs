@@ -37,6 +37,8 @@ pub(super) struct Cleaner {
     /// Held over a whole look at all logs, so that workers look one after the other.
     choosing: Mutex<()>,
     throttle: Mutex<Throttle>,
+    /// When logs were looked at last, and how dirty the dirtiest was then.
+    looked: Mutex<(Instant, f64)>,
     /// The configs have changed.
     changed: Notify,
 }
@@ -44,6 +46,11 @@ pub(super) struct Cleaner {
 impl Cleaner {
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When logs were looked at last, and the dirty part of the dirtiest.
+    pub fn last_look(&self) -> (Instant, f64) {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {
@@ -150,6 +157,7 @@ impl ReplicaManager {
         self.cleaner.schedule().keep(|id| self.partition(id).is_some());
         let now = self.world.now();
         let mut dirtiest: Option<(Dirt, Arc<Partition>)> = None;
+        let mut ratio_max: f64 = 0.0;
         for partition in self.all_partitions() {
             if !partition.is_compacted() || !self.cleaner.schedule().is_free(partition.id, now.instant) {
                 continue;
@@ -162,6 +170,7 @@ impl ReplicaManager {
                     if found.needs_flush {
                         self.flush_later(&partition);
                     }
+                    ratio_max = ratio_max.max(found.dirt.map_or(0.0, |dirt| dirt.ratio));
                     if let Some(dirt) = found.dirt.filter(Dirt::is_due)
                         && dirtiest.as_ref().is_none_or(|(most, _)| dirt.is_dirtier_than(most))
                     {
@@ -171,6 +180,7 @@ impl ReplicaManager {
                 Err(error) => self.note_failure(&partition, &error, now.instant),
             }
         }
+        *self.cleaner.looked.lock().unwrap_or_else(PoisonError::into_inner) = (now.instant, ratio_max);
         Claim::take(self, &dirtiest?.1)
     }
 

@@ -9,6 +9,7 @@
 //!   `throttle` bounds how fast replicas that are moved are fetched.
 //! - `flushes` syncs what was written, in rounds over all that waits in a log directory.
 //! - `disks` copes with log directories that fail or fill up; `moves` moves a log from one of them to another.
+//! - `metrics` is what all of it is in numbers.
 //!
 //! Every decision is made in `odradek-broker-core`; here are the locks, tasks, sockets and files around it.
 //! **Invariant:** no lock is held across an await, and none of another partition is taken under a partition's.
@@ -26,6 +27,7 @@ mod flushes;
 mod isr;
 mod lost_leaders;
 mod manager;
+mod metrics;
 mod moves;
 mod partition;
 mod publish;

@@ -328,6 +328,11 @@ impl Partition {
         self.lock().config.log.clone()
     }
 
+    /// `min.insync.replicas`
+    pub fn min_insync_replicas(&self) -> usize {
+        self.lock().config.min_insync_replicas
+    }
+
     pub fn is_opening(&self) -> bool {
         matches!(self.lock().role, Role::Opening)
     }

@@ -1,5 +1,6 @@
 //! What every process of the project needs around its decisions: the seam to the outer world (`world`), gRPC over that
-//! seam (`grpc`), a Kafka client's connection (`connection`), the shutdown signal (`shutdown`), and the log output (`telemetry`).
+//! seam (`grpc`), a Kafka client's connection (`connection`), the shutdown signal (`shutdown`), the log output (`telemetry`),
+//! and the numbers for whoever watches (`metrics`).
 //!
 //! Shells reach sockets, clocks, threads, randomness and disks only through `world::World`; a simulation hands them
 //! another one. Nothing here knows of topics or partitions.
@@ -7,6 +8,7 @@
 pub mod connection;
 pub mod grpc;
 pub mod memory;
+pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
 pub mod world;

@@ -30,6 +30,8 @@ pub struct BrokerConfig {
     pub voters: Vec<Voter>,
     /// `log.dirs`, or `log.dir`. Never empty, no path twice.
     pub log_dirs: Vec<PathBuf>,
+    /// `odradek.metrics.listener`: where metrics are served over HTTP, if anywhere.
+    pub metrics_listener: Option<HostPort>,
     pub network: NetworkConfig,
     pub log: LogConfig,
     pub cleaner: CleanerConfig,
@@ -227,6 +229,7 @@ impl BrokerConfig {
             controllers: controllers(&mut reader, &voters),
             voters: voters.clone(),
             log_dirs: log_dirs(&mut reader),
+            metrics_listener: metrics_listener(&mut reader),
             network: NetworkConfig::read(&mut reader),
             log: LogConfig::read(&mut reader),
             cleaner: CleanerConfig::read(&mut reader),
@@ -263,6 +266,7 @@ impl BrokerConfig {
         "log.dir",
         "log.dirs",
         "node.id",
+        "odradek.metrics.listener",
         "process.roles",
         "security.inter.broker.protocol",
     ];
@@ -321,6 +325,18 @@ fn check_together(reader: &mut Reader<'_>, config: &BrokerConfig) {
 /// The last value of each name.
 fn written(properties: &Properties) -> BTreeMap<String, String> {
     properties.entries().iter().map(|entry| (entry.name.clone(), entry.value.trim().to_owned())).collect()
+}
+
+/// `odradek.metrics.listener`: an address, or nothing for none.
+pub(super) fn metrics_listener(reader: &mut Reader<'_>) -> Option<HostPort> {
+    let text = reader.text("odradek.metrics.listener").map(str::trim).filter(|text| !text.is_empty())?;
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(problem) => {
+            reader.refuse("odradek.metrics.listener", problem);
+            None
+        }
+    }
 }
 
 /// `process.roles`, if it is there, must be this process's own.
@@ -563,6 +579,7 @@ mod tests {
             ("log.cleaner.dedupe.buffer.size=1048576", "more than 1048576 bytes"),
             ("log.cleaner.threads=128", "for each of log.cleaner.threads"),
             ("replica.fetch.wait.max.ms=40000", "must not be longer than replica.lag.time.max.ms"),
+            ("odradek.metrics.listener=9292", "`9292` is not HOST:PORT"),
             ("odradek.disk.free.hard.bytes=2000000000", "must not be more than odradek.disk.free.soft.bytes"),
             ("broker.id=7", "write only node.id"),
             ("socket.request.max.bytes=0", "Value must be at least 1"),

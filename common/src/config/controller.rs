@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::broker::{TopicCreationConfig, check_role, controller_listener_names, log_dirs, node_id, protocols, voters};
+use super::broker::{
+    TopicCreationConfig, check_role, controller_listener_names, log_dirs, metrics_listener, node_id, protocols, voters,
+};
 use super::group::GroupLimits;
-use super::listener::{self, Listener, Voter};
+use super::listener::{self, HostPort, Listener, Voter};
 use super::properties::Properties;
 use super::reader::{ConfigErrors, Reader, Warning, settings};
 use super::topic::TopicDefaults;
@@ -23,6 +25,8 @@ pub struct ControllerConfig {
     pub voters: Vec<Voter>,
     /// `metadata.log.dir`, or the first of `log.dirs`: the Raft log, snapshots and `meta.properties`.
     pub metadata_log_dir: PathBuf,
+    /// `odradek.metrics.listener`: where metrics are served over HTTP, if anywhere.
+    pub metrics_listener: Option<HostPort>,
     pub quorum: QuorumConfig,
     pub brokers: BrokersConfig,
     pub topic_creation: TopicCreationConfig,
@@ -93,6 +97,7 @@ impl ControllerConfig {
             Some(dir) => PathBuf::from(dir),
             None => log_dirs(&mut reader).into_iter().next().unwrap_or_default(),
         };
+        let metrics_listener = metrics_listener(&mut reader);
         let quorum = QuorumConfig::read(&mut reader);
         if quorum.heartbeat_interval * 5 > quorum.election_timeout {
             let problem = "must be at least five times odradek.quorum.heartbeat.interval.ms";
@@ -105,7 +110,18 @@ impl ControllerConfig {
         let errors = std::mem::take(&mut reader.errors);
         match listener {
             Some(listener) if errors.is_empty() => Ok((
-                Self { node_id, listener, voters, metadata_log_dir, quorum, brokers, topic_creation, topics, groups },
+                Self {
+                    node_id,
+                    listener,
+                    voters,
+                    metadata_log_dir,
+                    metrics_listener,
+                    quorum,
+                    brokers,
+                    topic_creation,
+                    topics,
+                    groups,
+                },
                 warnings,
             )),
             _ => Err(ConfigErrors(errors)),

@@ -342,6 +342,7 @@ const OWN: &[Definition] = &[
     own("odradek.fence.silent.min.ms", Type::Long, "3000", "[100,...]"),
     own("odradek.log.open.files.max", Type::Int, "0", "[0,...]"),
     own("odradek.memory.request.bytes", Type::Long, "16777216", "[1048576,...]"),
+    own("odradek.metrics.listener", Type::String, "", ""),
     own("odradek.quorum.heartbeat.interval.ms", Type::Long, "200", "[10,...]"),
     own("odradek.quorum.log.cache.bytes", Type::Long, "4194304", "[1048576,...]"),
     own("odradek.quorum.log.store", Type::String, "sled", "[sled, segments]"),

@@ -33,16 +33,15 @@ impl Partition {
                     "the cleaner's checkpoint is not within the log: it is set to the log's start"
                 );
             }
-            let cleanable = log.cleanable(log.cleaned_to(), now)?;
-            let dirt = cleanable.map(|cleanable| Dirt {
-                dirty_bytes: cleanable.dirty_bytes,
-                ratio: cleanable.dirty_ratio(),
-                ratio_min: log.config().min_cleanable_dirty_ratio,
-                is_overdue: cleanable.is_overdue,
-            });
+            let dirt = dirt(log, now)?;
             let needs_flush = log.recovery_point() < log.active_segment_base();
             Ok(Dirtiness { dirt, was_reset: reset.is_some(), needs_flush })
         })
+    }
+
+    /// How dirty the log is, if anybody can tell.
+    pub fn dirt(&self, now: Timestamp) -> Option<Dirt> {
+        self.with_compacted_log(|log| Ok(dirt(log, now)?)).ok().flatten()
     }
 
     /// Opens what is to be cleaned. `None`: nothing, by now. Flush the log before.
@@ -83,4 +82,14 @@ impl Partition {
         }
         result
     }
+}
+
+fn dirt(log: &Log, now: Timestamp) -> Result<Option<Dirt>, LogError> {
+    let cleanable = log.cleanable(log.cleaned_to(), now)?;
+    Ok(cleanable.map(|cleanable| Dirt {
+        dirty_bytes: cleanable.dirty_bytes,
+        ratio: cleanable.dirty_ratio(),
+        ratio_min: log.config().min_cleanable_dirty_ratio,
+        is_overdue: cleanable.is_overdue,
+    }))
 }
