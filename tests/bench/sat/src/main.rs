@@ -11,6 +11,7 @@
 //!                                  sequences, a fresh CRC for each batch: what the Java client does by default; --follow:
 //!                                  NOT_LEADER_OR_FOLLOWER is no error but makes a connection look for the leaders anew, as
 //!                                  clients do (not with --idempotent)
+//!               [--keys N]         records have keys, drawn from N
 //!   sat fetch   --bootstrap HOST:PORT --topic T [--connections 4] [--max-bytes 1048576] [--seconds 10] [--pids …]
 //!   sat e2e     --bootstrap HOST:PORT --topic T [--partitions 6 --rf 1] [--rate 1000] [--record-bytes 1024]
 //!               [--seconds 10]    open loop: RATE one-record batches a second, acks=all; latency from the time that
@@ -212,6 +213,12 @@ fn varint(out: &mut Vec<u8>, v: i64) {
 
 /// A record batch, magic 2, uncompressed: `count` records, each value `record_bytes` of pseudo-random text.
 fn record_batch(count: usize, value: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
+    record_batch_keyed(count, false, value).0
+}
+
+/// As `record_batch`; with keys of eight bytes, all 0, and where in the batch they are.
+fn record_batch_keyed(count: usize, keyed: bool, value: impl Fn(usize) -> Vec<u8>) -> (Vec<u8>, Vec<usize>) {
+    let mut keys = Vec::new();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
     let mut records = Vec::new();
     for i in 0..count {
@@ -219,11 +226,21 @@ fn record_batch(count: usize, value: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
         let mut r = vec![0u8]; // attributes
         varint(&mut r, 0); // timestamp delta
         varint(&mut r, i as i64); // offset delta
-        varint(&mut r, -1); // no key
+        let mut key_at = 0;
+        if keyed {
+            varint(&mut r, 8);
+            key_at = r.len();
+            r.extend([0u8; 8]);
+        } else {
+            varint(&mut r, -1); // no key
+        }
         varint(&mut r, value.len() as i64);
         r.extend(&value);
         varint(&mut r, 0); // no headers
         varint(&mut records, r.len() as i64);
+        if keyed {
+            keys.push(61 + records.len() + key_at); // behind the batch's head
+        }
         records.extend(r);
     }
     let mut tail = Buf(Vec::new()); // what the CRC covers
@@ -232,7 +249,7 @@ fn record_batch(count: usize, value: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
     let mut b = Buf(Vec::new());
     b.i64(0).i32((tail.0.len() + 9) as i32).i32(-1).i8(2).i32(crc32c(&tail.0) as i32);
     b.0.extend(tail.0);
-    b.0
+    (b.0, keys)
 }
 
 fn filler(n: usize, seed: u64) -> Vec<u8> {
@@ -553,6 +570,23 @@ fn stamp(batch: &mut [u8], id: i64, epoch: i16, sequence: i32) {
     batch[43..51].copy_from_slice(&id.to_be_bytes());
     batch[51..53].copy_from_slice(&epoch.to_be_bytes());
     batch[53..57].copy_from_slice(&sequence.to_be_bytes());
+    seal(batch);
+}
+
+/// Writes one of `of` keys, drawn from `seed`, into each record of a batch.
+fn draw_keys(batch: &mut [u8], at: &[usize], of: u64, seed: u64) {
+    for (n, at) in at.iter().enumerate() {
+        let mut x =
+            seed.wrapping_mul(1 << 20).wrapping_add(n as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x ^= x >> 27;
+        batch[*at..*at + 8].copy_from_slice(&(x % of).to_be_bytes());
+    }
+    seal(batch);
+}
+
+/// Writes the CRC of a batch.
+fn seal(batch: &mut [u8]) {
     let crc = crc32c(&batch[21..]);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
@@ -567,7 +601,8 @@ fn produce(a: &Args) -> Res<()> {
     let (batch_bytes, record_bytes) = (a.num("batch-bytes", 65_536) as usize, a.num("record-bytes", 100) as usize);
     let connections = a.num("connections", 4) as usize;
     let per_batch = (batch_bytes / (record_bytes + 8)).max(1);
-    let batch = record_batch(per_batch, |i| filler(record_bytes, i as u64));
+    let keys = a.num("keys", 0) as u64;
+    let (batch, keys_at) = record_batch_keyed(per_batch, keys > 0, |i| filler(record_bytes, i as u64));
     let pids = a.pids();
     let stop = Arc::new(AtomicBool::new(false));
     let left = Arc::new(AtomicU64::new(a.num("bytes", i64::MAX) as u64 / batch.len() as u64));
@@ -577,7 +612,7 @@ fn produce(a: &Args) -> Res<()> {
     let (cpu0, t0) = (usage(&pids).0, Instant::now());
     let threads: Vec<_> = (0..connections)
         .map(|n| {
-            let (stop, left, batch) = (stop.clone(), left.clone(), batch.clone());
+            let (stop, left, batch, keys_at) = (stop.clone(), left.clone(), batch.clone(), keys_at.clone());
             let (homes, topic, bootstrap) = (homes.clone(), topic.clone(), bootstrap.clone());
             std::thread::spawn(move || -> Res<(u64, u64, Histogram)> {
                 // One thread, one leader: it cycles over the partitions that live there.
@@ -614,6 +649,10 @@ fn produce(a: &Args) -> Res<()> {
                         }
                         let i = next % frames.len();
                         let frame = &mut frames[i];
+                        if keys > 0 {
+                            let at = frame.len() - batch_len;
+                            draw_keys(&mut frame[at..], &keys_at, keys, ((next - n) * connections + n) as u64);
+                        }
                         if let Some((id, epoch)) = producer {
                             let at = frame.len() - batch_len;
                             stamp(&mut frame[at..], id, epoch, sequences[i]);
