@@ -1,7 +1,7 @@
 //! What a leader checks in a batch before it appends it, and how it stamps it: Kafka's `LogValidator`.
 //!
 //! A batch is written as it came, with another header, whenever that is possible. It is written anew only when the
-//! topic wants another codec, or when a client numbered its records wrongly.
+//! topic wants another codec, or when a client numbered records wrongly that are not compressed.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -176,6 +176,10 @@ pub(crate) fn stamp(
         let (header, header_bytes) = restamped(header, payload, base_offset, leader_epoch, attributes, max_timestamp);
         return Ok(Stamped { header, header_bytes, rebuilt: None });
     }
+    if same_codec && source != Codec::None {
+        let message = "the records of a compressed batch must have the offsets 0, 1, 2, ... in this order";
+        return Err(AppendError::InvalidRecord(message.to_owned()));
+    }
     let rebuilt = rebuild(header, bytes, target, log_append_time.then_some(now), base_offset, leader_epoch)?;
     let header = BatchHeader::parse(&rebuilt)?;
     if header.size > config.max_message_bytes {
@@ -216,6 +220,12 @@ fn rebuild(
     let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(bytes) };
     for record in batch.records(DECOMPRESSED_BYTES_MAX)? {
         let record = record?;
+        if record.timestamp.0 < 0 && record.timestamp != Timestamp::NONE {
+            let (offset, time) = (record.offset, record.timestamp.0);
+            return Err(AppendError::InvalidRecord(format!(
+                "the record at {offset} has the negative timestamp {time}"
+            )));
+        }
         let headers: Vec<(&[u8], Option<&[u8]>)> =
             record.headers.iter().map(|header| (&*header.key, header.value.as_deref())).collect();
         builder.append_with_headers(record.timestamp, record.key.as_deref(), record.value.as_deref(), &headers);

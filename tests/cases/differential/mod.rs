@@ -8,6 +8,7 @@
 
 mod administration;
 mod alter_configs;
+mod batches;
 mod cluster;
 mod configs;
 mod fetch;
@@ -44,6 +45,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("metadata", metadata::compare),
     ("configs", configs::compare),
     ("produce", produce::compare),
+    ("batches", batches::compare),
     ("fetch", fetch::compare),
     ("offsets", offsets::compare),
     ("groups", groups::compare),
