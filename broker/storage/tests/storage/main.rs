@@ -9,6 +9,7 @@ mod life;
 mod log_dirs;
 mod lookup;
 mod many;
+mod model;
 mod moving;
 mod producers;
 mod recovery;
