@@ -25,7 +25,7 @@ use odradek_common::{LeaderEpoch, Offset, TopicId, TopicPartition, time::Timesta
 
 use crate::config::LogConfig;
 use crate::dir::{LogDir, Place};
-use crate::error::{LogError, StorageError};
+use crate::error::{LogError, SYNCING, StorageError};
 use crate::leader_epochs::{EpochEndOffset, EpochEntry, LeaderEpochs};
 use crate::log_dirs::{CheckpointOffsets, PartitionCheckpoint};
 use crate::producer_snapshot;
@@ -245,11 +245,26 @@ impl Log {
         let active = self.active_mut();
         active.close_indexes(&place)?;
         active.trim(&place)?;
+        if self.recovery_point >= base {
+            self.sync_indexes_of_active()?;
+        }
         self.take_snapshot()?;
         self.segments.push(Segment::create(&place, base.0, preallocated, now)?);
         self.recent.clear();
         self.names_unsynced = true;
         Ok(())
+    }
+
+    /// When all records of the active segment are on disk, it is the last time that recovery would read it: once it is closed,
+    /// the recovery point lies behind it, and its indexes are not made anew after a crash.
+    fn sync_indexes_of_active(&mut self) -> Result<(), StorageError> {
+        let place = self.place.clone();
+        let mut files = Vec::new();
+        self.active_mut().take_unsynced(&place, false, &mut files)?;
+        for file in files {
+            place.guard(SYNCING, || place.dir.clone(), file.sync_data())?;
+        }
+        place.guard(SYNCING, || place.dir.clone(), place.fs.sync_dir(&place.dir))
     }
 
     /// Writes the producer state of the log's end, when it differs from the last snapshot. Not synced: a torn snapshot

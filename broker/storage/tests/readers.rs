@@ -60,7 +60,7 @@ const READER_BYTES_MAX: usize = 3 << 20;
 const LOG_BYTES_MAX: usize = 16 << 20;
 
 fn open(fs: &MemFs) -> Result<LogDirs, odradek_broker_storage::IdentityError> {
-    let settings = LogDirsConfig { dirs: vec![DIR.into()], node_id: BrokerId(1), cluster_id: None };
+    let settings = LogDirsConfig { dirs: vec![DIR.into()], node_id: BrokerId(1), cluster_id: None, open_files_max: 64 };
     LogDirs::open(Arc::new(fs.clone()), &settings, &mut SplitMix64::new(1))
 }
 

@@ -241,7 +241,9 @@ fn faults(pair: &mut Pair, topic: &str, codec: Codec) -> anyhow::Result<()> {
     };
     let key = Some(&b"key"[..]);
     let (hour, day) = (3_600_000, 86_400_000);
-    let cases: &[(&str, &[(i64, Option<&[u8]>)])] = &[
+    /// Timestamp and key of each record.
+    type Shape<'a> = &'a [(i64, Option<&'a [u8]>)];
+    let cases: &[(&str, Shape<'_>)] = &[
         ("no key", &[(now, None)]),
         ("an empty key", &[(now, Some(b""))]),
         ("some without a key", &[(now, key), (now, None), (now, key), (now, None)]),

@@ -7,7 +7,8 @@
 //!
 //! **What is synced.** Of the segment that is written to, the log file alone: after a crash recovery reads the segment that
 //! the recovery point lies in from its start, and makes its indexes anew. So a flush of a few records is one sync and not
-//! three. Of every other segment all that changed, as nobody reads it again once the recovery point is behind it.
+//! three. Of every other segment all that changed, as nobody reads it again once the recovery point is behind it (a segment that is
+//! closed when all of it was flushed syncs its indexes then).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -181,5 +182,4 @@ impl Log {
         }
         Ok(())
     }
-
 }

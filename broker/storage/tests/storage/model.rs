@@ -215,7 +215,8 @@ impl World {
     }
 
     fn open(&mut self) {
-        let settings = LogDirsConfig { dirs: vec![DIR.into()], node_id: BrokerId(1), cluster_id: None };
+        let settings =
+            LogDirsConfig { dirs: vec![DIR.into()], node_id: BrokerId(1), cluster_id: None, open_files_max: 4 };
         let dirs = LogDirs::open(Arc::new(self.fs.clone()), &settings, &mut self.rng).expect("the directory opens");
         let (producers, now) = (ProducerStateConfig::default(), self.now());
         // As a broker starts: the topic's configs come with the metadata, later.
@@ -299,7 +300,8 @@ impl World {
     fn check_aborted(&self) {
         let (_, log) = self.log.as_ref().expect("open");
         let outcomes = self.model.outcomes();
-        let mut next = log.log_start();
+        // A crash may bring back what was deleted, and what a rebuild meanwhile did not know of its transactions.
+        let mut next = log.log_start().max(Offset(self.model.start)).min(log.log_end());
         while next < log.log_end() {
             let slice = log.read(next, 700, log.log_end(), true).expect("readable");
             if slice.is_empty() {
@@ -352,7 +354,8 @@ impl World {
                 odradek_common::fs::write_file_atomically(&copy, &path, &bytes).expect("written");
             }
         }
-        let settings = LogDirsConfig { dirs: vec![DIR.into()], node_id: BrokerId(1), cluster_id: None };
+        let settings =
+            LogDirsConfig { dirs: vec![DIR.into()], node_id: BrokerId(1), cluster_id: None, open_files_max: 4 };
         let dirs = LogDirs::open(Arc::new(copy), &settings, &mut SplitMix64::new(1)).expect("the directory opens");
         let mut report = dirs.load_all(|_, _| self.config.clone(), ProducerStateConfig::default(), self.now());
         let rebuilt = report.logs.pop().unwrap_or_else(|| panic!("{:?}", report.failed));
@@ -407,7 +410,14 @@ impl World {
                     let value = (self.rng.below(4) > 0).then(|| format!("{}-{}", base + at as i64, model.epoch));
                     (format!("key-{}", self.rng.below(KEYS)), value)
                 });
-                let sequence = model.next_sequence(producer);
+                let mut sequence = model.next_sequence(producer);
+                // A rebuild may find a producer's markers alone, and it begins anew then: retention has taken its records, or the
+                // last batch that cleaning has kept was cut off since, together with what was not committed.
+                let may_lack_records = self.config.cleanup_compact || model.start > 0;
+                let is_unknown = |of: ActiveProducer| of.producer_id.0 == producer && of.last_sequence < 0;
+                if may_lack_records && log.active_producers().any(is_unknown) {
+                    sequence = 0;
+                }
                 let batch = Appended { base, kind, epoch: model.epoch, sequence, records: records.collect() };
                 // It may be on disk even when the append fails.
                 model.batches.push(batch.clone());
@@ -459,7 +469,7 @@ impl World {
                 }
             }
             18 => log.roll(None, now).map_err(|error| text(&error))?,
-            19 => log.release_idle_files(),
+            19 => log.release_idle_memory().map_err(|error| text(&error))?,
             20 if self.in_trouble => {}
             20 => return self.restart(),
             _ => {
