@@ -367,7 +367,8 @@ impl Loader {
                 if epochs {
                     assign_epoch(leader_epochs, header);
                 }
-                if header.base_offset.0 >= from {
+                // The log start may lie inside a batch, of which the rest can be read.
+                if header.next_offset().0 > from {
                     let marker = marker_at(place, segment, position, header)?;
                     // Aborted transactions are in the transaction index already.
                     if let Some(completed) = producers.apply(header, marker) {

@@ -102,7 +102,8 @@ impl Log {
                 continue;
             }
             segment.visit_from(&place, from.max(segment.base), |position, header| {
-                if header.base_offset.0 >= from {
+                // The log start may lie inside a batch, of which the rest can be read.
+                if header.next_offset().0 > from {
                     let marker = marker_at(&place, segment, position, header)?;
                     if let Some(completed) = producers.apply(header, marker) {
                         producers.complete(completed);
