@@ -73,7 +73,7 @@ impl Segment {
             log: FileSlot::default(),
             offset_index,
             time_index,
-            txn_index: TxnIndex::new(base, 0),
+            txn_index: TxnIndex::new(base),
             max_timestamp: Mutex::default(),
             first_timestamp: None,
             created,
@@ -130,7 +130,7 @@ impl Segment {
         if has(txn_index::SUFFIX) {
             let path = place.file(base, txn_index::SUFFIX);
             let len = place.fs.len(&path);
-            segment.txn_index = TxnIndex::new(base, place.guard("opening", || path, len)?);
+            segment.txn_index = TxnIndex::existing(base, place.guard("opening", || path, len)?);
         }
         Ok(segment)
     }

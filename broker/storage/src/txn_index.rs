@@ -60,15 +60,22 @@ impl AbortedTxn {
 #[derive(Debug)]
 pub(crate) struct TxnIndex {
     base: i64,
-    /// Bytes in the file; 0: there is none, or an empty one.
+    /// Bytes in the file.
     bytes: u64,
     dirty: bool,
+    /// There is a file.
+    exists: bool,
 }
 
 impl TxnIndex {
-    /// `bytes`: what the file has, 0 when there is none.
-    pub fn new(base: i64, bytes: u64) -> Self {
-        Self { base, bytes, dirty: false }
+    /// The index of a new segment. The file is made with its first entry.
+    pub fn new(base: i64) -> Self {
+        Self { base, bytes: 0, dirty: false, exists: false }
+    }
+
+    /// An index whose file is there, and has so many bytes.
+    pub fn existing(base: i64, bytes: u64) -> Self {
+        Self { base, bytes, dirty: false, exists: true }
     }
 
     fn path(&self, place: &Place) -> std::path::PathBuf {
@@ -77,6 +84,8 @@ impl TxnIndex {
 
     pub fn append(&mut self, place: &Place, txn: &AbortedTxn) -> io::Result<()> {
         let file = place.fs.open(&self.path(place), OpenMode::Create)?;
+        // Also when no entry fits: what was written of it and cut off again must not come back.
+        (self.dirty, self.exists) = (true, true);
         if let Err(error) = file.write_all_at(&[IoSlice::new(&txn.encode())], self.bytes) {
             if is_full(&error) {
                 file.set_len(self.bytes)?;
@@ -84,7 +93,6 @@ impl TxnIndex {
             return Err(error);
         }
         self.bytes += ENTRY_BYTES as u64;
-        self.dirty = true;
         Ok(())
     }
 
@@ -103,7 +111,10 @@ impl TxnIndex {
         self.set_bytes(place, (kept * ENTRY_BYTES) as u64)
     }
 
+    /// Drops all entries. An empty file has to be synced, too: it may have been emptied by a process that was killed before
+    /// it was synced, and what the disk has would come back.
     pub fn reset(&mut self, place: &Place) -> io::Result<()> {
+        self.mark_unsynced();
         self.set_bytes(place, 0)
     }
 
@@ -117,7 +128,7 @@ impl TxnIndex {
     }
 
     pub fn mark_unsynced(&mut self) {
-        self.dirty |= self.bytes > 0;
+        self.dirty |= self.exists;
     }
 
     pub fn take_unsynced(&mut self, place: &Place) -> io::Result<Option<Arc<dyn File>>> {

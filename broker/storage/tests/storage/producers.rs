@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use odradek_broker_storage::{AbortedTxn, AppendError, AppendOrigin, Log, LogConfig, Recovery};
+use odradek_common::mem_fs::{Crash, MemFs};
+use odradek_common::rng::SplitMix64;
 use odradek_common::time::Timestamp;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use odradek_records::{EndTxnMarker, RecordBatchBuilder};
@@ -172,4 +174,34 @@ fn open_transactions_hold_the_last_stable_offset_and_aborted_ones_are_indexed() 
             assert_eq!(log.aborted_transactions(&slice).expect("readable"), expected, "from {from}, restart {restart}");
         }
     }
+}
+
+/// The disk had the entry, and not its marker. The first start emptied the index, and was killed before it synced it.
+#[test]
+fn the_entry_of_a_marker_that_was_lost_does_not_come_back_when_the_start_that_dropped_it_was_killed() {
+    let fs = MemFs::new();
+    let home = Home::memory(&fs);
+    let config = LogConfig::default();
+    let mut log = home.open(&config, Recovery::NEW);
+    append(&mut log, &transactional(1, 0)).expect("0");
+    let size = log.size_bytes() as usize;
+    end(&mut log, 1, false, 0).expect("1");
+    log.close(NOW).expect("closed");
+    drop(log);
+    fs.corrupt(&home.file("00000000000000000000.log"), |bytes| bytes.truncate(size)).expect("there");
+    for _ in 0..2 {
+        let log = home.reopen_after_crash(&config);
+        assert_eq!(log.log_end(), Offset(1));
+        fs.crash(Crash::Process, &mut SplitMix64::new(1));
+    }
+    let mut log = home.reopen_after_crash(&config);
+    append(&mut log, &transactional(1, 1)).expect("1");
+    log.roll(None, NOW).expect("rolled");
+    log.flush(NOW).expect("flushed");
+    assert_eq!(log.recovery_point(), Offset(2));
+    drop(log);
+    fs.crash(Crash::PowerLosesAll, &mut SplitMix64::new(1));
+    let log = home.open(&config, Recovery { recovery_point: Offset(2), clean: false, ..Recovery::NEW });
+    let slice = log.read(Offset(0), 1 << 20, log.log_end(), true).expect("readable");
+    assert_eq!(log.aborted_transactions(&slice).expect("readable"), []);
 }
