@@ -323,11 +323,12 @@ impl Loader {
         Ok(())
     }
 
-    /// Loads the newest sound snapshot at or below `end` into the producer state. Returns the offset it stands for.
+    /// Loads the newest sound snapshot at or below `end` into the producer state. Returns the offset it stands for. One below
+    /// the first segment is none: the batches between them, which would have to be added to it, are deleted.
     fn load_snapshot(&mut self, end: i64, log_start: i64) -> Result<i64, LogError> {
         let first = self.segments.first().map_or(log_start, |segment| segment.base);
         let newest = |snapshots: &BTreeSet<i64>| snapshots.range(..=end).next_back().copied();
-        while let Some(offset) = newest(&self.snapshots).filter(|offset| *offset > log_start) {
+        while let Some(offset) = newest(&self.snapshots).filter(|offset| *offset > log_start && *offset >= first) {
             let path = self.place.file(offset, producer_snapshot::SUFFIX);
             match self.place.guard("reading", || path.clone(), producer_snapshot::read(&self.place, offset))? {
                 Some(producers) => {
@@ -589,12 +590,13 @@ impl Loader {
         Ok(log_start)
     }
 
-    /// Keeps the snapshots at segment starts and the newest one.
+    /// Keeps the snapshots at segment starts and the newest one, within the log.
     fn remove_stray_snapshots(&mut self, log_end: i64) -> Result<(), StorageError> {
+        let within = self.segments.first().map_or(log_end, |segment| segment.base)..=log_end;
         let newest = self.snapshots.range(..=log_end).next_back().copied();
         for offset in self.snapshots.clone() {
             let at_segment = self.segments.binary_search_by_key(&offset, |segment| segment.base).is_ok();
-            if offset > log_end || (!at_segment && Some(offset) != newest) {
+            if !within.contains(&offset) || (!at_segment && Some(offset) != newest) {
                 self.remove_snapshot(offset)?;
             }
         }

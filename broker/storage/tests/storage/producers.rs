@@ -1,8 +1,11 @@
 //! Idempotent and transactional producers.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use odradek_broker_storage::{AbortedTxn, AppendError, AppendOrigin, Log, LogConfig, Recovery};
-use odradek_common::mem_fs::{Crash, MemFs};
+use odradek_common::fs::Fs;
+use odradek_common::mem_fs::{Crash, MemFs, Operation};
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::Timestamp;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
@@ -204,4 +207,36 @@ fn the_entry_of_a_marker_that_was_lost_does_not_come_back_when_the_start_that_dr
     let log = home.open(&config, Recovery { recovery_point: Offset(2), clean: false, ..Recovery::NEW });
     let slice = log.read(Offset(0), 1 << 20, log.log_end(), true).expect("readable");
     assert_eq!(log.aborted_transactions(&slice).expect("readable"), []);
+}
+
+/// A stop in the middle of the first segment left a snapshot, the power failed when retention had taken that segment and
+/// not yet the snapshot, and the one at the next segment's start was torn.
+#[test]
+fn a_snapshot_from_before_the_first_segment_is_not_used() {
+    let fs = MemFs::new();
+    let home = Home::memory(&fs);
+    let config = LogConfig::default();
+    let mut log = home.open(&config, Recovery::NEW);
+    append(&mut log, &idempotent(9, 0, 0, 3)).expect("0 to 2");
+    log.close(NOW).expect("closed");
+    drop(log);
+    let mut log = home.open(&config, Recovery::NEW);
+    append(&mut log, &idempotent(9, 0, 3, 3)).expect("3 to 5");
+    log.roll(None, NOW).expect("rolled");
+    append(&mut log, &batch(1, 10, NOW)).expect("6");
+    log.set_high_watermark(log.log_end());
+    log.delete_records_before(Offset(6)).expect("deleted");
+    let off = |operation, _: &Path| (operation == Operation::Remove).then(|| std::io::Error::other("the power is off"));
+    fs.set_fault(Some(Box::new(off)));
+    log.delete_old_segments(NOW).expect_err("the power is off");
+    fs.set_fault(None);
+    drop(log);
+    fs.corrupt(&home.file("00000000000000000006.snapshot"), |bytes| bytes.truncate(20)).expect("there");
+    assert!(fs.exists(&home.file("00000000000000000003.snapshot")).expect("known"));
+
+    let mut log = home.reopen_after_crash(&config);
+    assert_eq!((log.log_start(), log.log_end()), (Offset(6), Offset(7)));
+    assert_eq!(log.active_producers().count(), 0);
+    append(&mut log, &idempotent(9, 0, 6, 1)).expect("of a producer that is not known any sequence is taken");
+    assert!(!fs.exists(&home.file("00000000000000000003.snapshot")).expect("known"));
 }
