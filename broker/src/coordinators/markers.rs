@@ -14,6 +14,7 @@ use odradek_node::World;
 use odradek_wire::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use odradek_wire::write_txn_markers_response::WritableTxnMarkerResult;
 use odradek_wire::{Str, WriteTxnMarkersRequest};
+use tokio::sync::watch;
 
 use super::driver::Driver;
 use super::marker_writer::MarkerWriter;
@@ -62,6 +63,7 @@ pub struct MarkerSender {
     /// `request.timeout.ms`.
     timeout: Duration,
     queues: Mutex<BTreeMap<BrokerId, Queue>>,
+    has_stopped: watch::Sender<bool>,
 }
 
 /// Where a partition is.
@@ -82,11 +84,36 @@ impl MarkerSender {
         peers: Arc<Peers>,
         timeout: Duration,
     ) -> Self {
-        Self { world, local, cache, writer, peers, timeout, queues: Mutex::default() }
+        Self {
+            world,
+            local,
+            cache,
+            writer,
+            peers,
+            timeout,
+            queues: Mutex::default(),
+            has_stopped: watch::Sender::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<BrokerId, Queue>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all that is under way, at the end of the broker: the next coordinators send it.
+    pub fn stop(&self) {
+        self.has_stopped.send_replace(true);
+    }
+
+    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut has_stopped = self.has_stopped.subscribe();
+        self.world.spawn("transaction markers", async move {
+            tokio::select! {
+                biased;
+                _ = has_stopped.wait_for(|has_stopped| *has_stopped) => {}
+                () = task => {}
+            }
+        });
     }
 
     /// Takes over the markers of a decision that the coordinator of `epoch` has committed.
@@ -133,14 +160,14 @@ impl MarkerSender {
             }
             queue.in_flight += 1;
             drop(queues);
-            self.world.spawn("transaction markers", self.clone().deliver(leader));
+            self.run(self.clone().deliver(leader));
         }
     }
 
     /// Sends again after a pause, if the coordinator is still one.
     fn later(self: &Arc<Self>, task: Task) {
         let sender = self.clone();
-        self.world.spawn("transaction markers", async move {
+        self.run(async move {
             sender.world.sleep(task.pause).await;
             let pause = (task.pause * 2).min(PAUSE_MAX);
             if task.coordinator.upgrade().is_some_and(|coordinator| !coordinator.has_ended()) {
@@ -228,7 +255,7 @@ impl MarkerSender {
             Outcome::Done(Err(error)) => {
                 tracing::warn!(id = &*task.markers.id, %error, "the end of a transaction is written later");
                 let sender = self.clone();
-                self.world.spawn("transaction markers", async move {
+                self.run(async move {
                     sender.world.sleep(task.pause).await;
                     let pause = (task.pause * 2).min(PAUSE_MAX);
                     sender.marked(Task { pause, ..task }, Vec::new());

@@ -243,6 +243,7 @@ impl TransactionCoordinators {
     /// Ends all of them, at the end of the broker.
     pub fn stop(&self) {
         self.led.stop();
+        self.markers.stop();
     }
 }
 
