@@ -18,9 +18,11 @@ use odradek_proto::metadata::Endpoint;
 use tokio::sync::Notify;
 
 use crate::api::{AllowAll, Api, Parts};
-use crate::coordinators::GroupCoordinators;
+use crate::coordinators::{GroupCoordinators, MarkerSender, MarkerWriter, Peers, ProducerIds, TransactionCoordinators};
 use crate::life::{self, CurrentBrokerEpoch, Incarnation, Liveness};
-use crate::metadata::{ActiveController, ControllerClient, Follower, IsrChanges, LiveConfig, MetadataCache, Publisher};
+use crate::metadata::{
+    ActiveController, ControllerClient, Follower, IsrChanges, LiveConfig, MetadataCache, ProducerIdBlocks, Publisher,
+};
 use crate::network::{self, BoundListener, Network};
 use crate::replica::ReplicaManager;
 
@@ -101,8 +103,26 @@ async fn join(
 
     let live = LiveConfig::new(config.clone());
     let (cache, stale) = (MetadataCache::default(), Arc::new(Notify::new()));
-    let groups = Arc::new(GroupCoordinators::new(world.clone(), config.clone(), replicas.clone()));
-    let publisher = Arc::new(Publisher::new(cache.clone(), live.clone(), replicas.clone(), groups.clone()));
+    let groups = Arc::new(GroupCoordinators::new(world.clone(), config, replicas.clone()));
+    let timeout = config.network.request_timeout;
+    let markers = Arc::new(MarkerWriter::new(
+        world.clone(),
+        config.node_id,
+        cache.clone(),
+        replicas.clone(),
+        groups.clone(),
+        timeout,
+    ));
+    let listener = config.inter_broker_listener.clone();
+    let peers = Arc::new(Peers::new(world.clone(), cache.clone(), listener, config.node_id));
+    let sender =
+        MarkerSender::new(world.clone(), config.node_id, cache.clone(), markers.clone(), peers.clone(), timeout);
+    let blocks = ProducerIdBlocks::new(controller.clone(), config.node_id, broker_epoch.clone());
+    let producer_ids = Arc::new(ProducerIds::new(world.clone(), Arc::new(blocks)));
+    let transactions =
+        TransactionCoordinators::new(world.clone(), config, replicas.clone(), producer_ids.clone(), Arc::new(sender));
+    let publisher =
+        Arc::new(Publisher::new(cache.clone(), live.clone(), replicas.clone(), groups.clone(), transactions.clone()));
     let follower = Follower::new(
         world.clone(),
         controller.clone(),
@@ -120,16 +140,20 @@ async fn join(
         world: world.clone(),
         config: config.clone(),
         live,
-        broker_epoch,
         cluster_id,
         cache: cache.clone(),
         controller,
         replicas: replicas.clone(),
         groups: groups.clone(),
+        transactions: transactions.clone(),
+        markers,
+        peers,
+        producer_ids,
         authorizer: Arc::new(AllowAll),
     });
     let (world, config) = (world.clone(), config.clone());
-    let running = Running { world, config, epoch, cache, follower, liveness, api, groups, replicas, dirs };
+    let running =
+        Running { world, config, epoch, cache, follower, liveness, api, groups, transactions, replicas, dirs };
     Ok(Some((running, listeners)))
 }
 
@@ -175,6 +199,7 @@ struct Running {
     liveness: Liveness,
     api: Arc<Api>,
     groups: Arc<GroupCoordinators>,
+    transactions: Arc<TransactionCoordinators>,
     replicas: Arc<ReplicaManager>,
     dirs: Arc<LogDirs>,
 }
@@ -203,6 +228,7 @@ impl Running {
         }
         network.stop();
         self.follower.abort();
+        self.transactions.stop();
         self.groups.stop();
         self.liveness.stop();
         match replaced {

@@ -145,7 +145,7 @@ async fn an_idle_partition_costs_less_than_two_kib_and_no_descriptor() {
     let batch = batch.build().expect("a batch");
     for partition in 0..PARTITIONS {
         let partition = TopicIdPartition { topic_id: TOPIC, partition: PartitionIndex(partition) };
-        let entry = AppendEntry { partition, records: batch.clone() };
+        let entry = AppendEntry::new(partition, batch.clone());
         let results = manager.append(vec![entry], 1, LIMIT).wait().await;
         assert_eq!(results[0].error, ErrorCode::None, "{:?}", results[0].message);
         assert!(open_files(&dir) <= OPEN_FILES_MAX);

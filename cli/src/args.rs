@@ -22,10 +22,12 @@ use crate::output::Format;
 pub mod adopt;
 pub mod config;
 mod group;
+mod transactions;
 
 pub use adopt::Adopt;
 pub use config::{Config, ConfigEdit, Configured, ConfiguredKind};
 pub use group::{Group, GroupList, Groups, ResetOffsets, Selection, Whereto};
+pub use transactions::{Txn, TxnAbort, TxnFindHanging, TxnList};
 
 /// Operates an Odradek cluster: topics, brokers, the quorum; produces to it and consumes from it.
 #[derive(Debug, Parser)]
@@ -84,6 +86,9 @@ pub enum Command {
     /// Consumer groups: how far they are, who is in them; reset and delete.
     #[command(subcommand)]
     Group(Group),
+    /// Transactions: who has one open, what hangs; abort it.
+    #[command(subcommand)]
+    Txn(Txn),
     /// Choose leaders: the preferred ones, or any for a partition without one.
     #[command(subcommand)]
     Elect(Elect),

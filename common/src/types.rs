@@ -62,6 +62,12 @@ number! {
     ProducerEpoch(i16)
 }
 
+number! {
+    /// Names one verification that a transaction's first batch in a partition has to go through, so that its outcome cannot
+    /// be taken for that of another (KIP-890).
+    VerificationGuard(u64)
+}
+
 impl Offset {
     pub const ZERO: Self = Self(0);
     /// On the wire and in responses: no offset.

@@ -68,6 +68,15 @@ fn an_administrator_does_all_that_is_served() {
 }
 
 #[test]
+fn transactions_hold_while_their_coordinator_is_killed() {
+    let Some(class_path) = class_path("java") else { return };
+    of_three()
+        .set("transaction.state.log.num.partitions", 5)
+        .set("transaction.abort.timed.out.transaction.cleanup.interval.ms", 500)
+        .run(|cluster| obey(cluster, program(&class_path, &["transactions", cluster.bootstrap()])));
+}
+
+#[test]
 fn what_is_not_served_is_refused_and_not_waited_for() {
     let Some(class_path) = class_path("java") else { return };
     Spec::new(1, 1)

@@ -28,7 +28,6 @@ const CLUSTER: &str = "org.apache.kafka.tools.ClusterTool";
 const CLIENT_METRICS: &str = "org.apache.kafka.tools.ClientMetricsCommand";
 const GROUPS: &str = "org.apache.kafka.tools.GroupsCommand";
 const ACLS: &str = "org.apache.kafka.tools.AclCommand";
-const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
 
 const LIMIT: Duration = Duration::from_secs(90);
 const RECORDS: i64 = 5_000;
@@ -196,7 +195,6 @@ fn deletes(session: &Session<'_>) -> anyhow::Result<()> {
 fn refuses(session: &Session<'_>) -> anyhow::Result<()> {
     let said = session.ok(ACLS, "--list").unwrap_or_else(|error| format!("{error:#}"));
     ensure!(said.contains("does not support DESCRIBE_ACLS"), "{said}");
-    session.fails(TRANSACTIONS, "list", "does not support LIST_TRANSACTIONS")?;
     // Controllers do not speak Kafka's protocol, and brokers do not answer for them. The client's patience is a minute
     // unless it is told.
     let patience = session.file("patience.properties", "default.api.timeout.ms=4000\nrequest.timeout.ms=2000\n")?;

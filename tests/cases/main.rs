@@ -33,6 +33,7 @@ mod reassignment;
 mod refusals;
 mod restart;
 mod tidy;
+mod transactions;
 
 /// `count` values of `bytes` bytes, each different, starting with `prefix`.
 fn values(prefix: &str, count: usize, bytes: usize) -> Vec<Vec<u8>> {

@@ -75,6 +75,11 @@ impl Side {
         Ok(Self { name, bootstrap, connection, spare, versions, aliases, names })
     }
 
+    /// Of the two, ids of topics differ.
+    pub fn is_kafka(&self) -> bool {
+        self.name == "Apache Kafka"
+    }
+
     pub async fn call<R: Request>(&mut self, version: i16, request: &R) -> anyhow::Result<R::Response> {
         let answer = tokio::time::timeout(CALL_LIMIT, self.connection.call(version, request)).await;
         match answer.map_err(anyhow::Error::from).and_then(|answer| Ok(answer?)) {
@@ -120,6 +125,11 @@ impl Side {
             self.aliases.remove(&before);
         }
         self.aliases.insert(text.to_owned(), alias.to_owned());
+    }
+
+    /// As [`Side::rename`], of what has no word of its own in answers, such as a small number.
+    pub fn remember(&mut self, text: &str, name: &str) {
+        self.names.insert(name.to_owned(), text.to_owned());
     }
 
     /// Whether it counts as something else already.

@@ -8,6 +8,7 @@
 //! - [`fetch_session`]: incremental fetch sessions (KIP-227), both the server's cache and the follower's end.
 //! - [`coordinator`]: what every coordinator is: a state machine over a replicated log.
 //! - [`group`]: the group coordinator: classic groups and committed offsets.
+//! - [`transaction`]: the transaction coordinator.
 //!
 //! **Invariant:** nothing here reads a clock, opens a file or socket, awaits, locks, or draws its own random numbers.
 //! Time comes in as [`odradek_common::time::Instant`], randomness as [`odradek_common::rng::Rng`], the state of the
@@ -22,5 +23,6 @@ pub mod group;
 pub mod partition;
 pub mod purgatory;
 pub mod replication_quota;
+pub mod transaction;
 
 pub use brokers::Brokers;

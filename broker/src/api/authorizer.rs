@@ -23,6 +23,7 @@ pub enum Resource<'a> {
     Cluster,
     Topic(&'a str),
     Group(&'a str),
+    TransactionalId(&'a str),
 }
 
 impl Resource<'_> {
@@ -33,6 +34,7 @@ impl Resource<'_> {
             Self::Cluster => &[Create, Alter, Describe, ClusterAction, DescribeConfigs, AlterConfigs, IdempotentWrite],
             Self::Topic(_) => &[Read, Write, Create, Delete, Alter, Describe, DescribeConfigs, AlterConfigs],
             Self::Group(_) => &[Read, Delete, Describe, DescribeConfigs, AlterConfigs],
+            Self::TransactionalId(_) => &[Write, Describe],
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use odradek_broker_core::group::OFFSETS_TOPIC;
+use odradek_broker_core::transaction::TRANSACTIONS_TOPIC;
 use odradek_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest};
 use odradek_wire::create_topics_response::CreateTopicsResponse;
 use odradek_wire::{Decoder, Encoder, Message, Request, Str};
@@ -53,11 +54,6 @@ impl Api {
     /// `__consumer_offsets`, as `offsets.topic.*` has it.
     fn offsets_topic(&self) -> CreatableTopic {
         let offsets = &self.config.offsets;
-        let config = |name: &'static str, value: String| CreatableTopicConfig {
-            name: Str::from_static(name),
-            value: Some(value.into()),
-            ..CreatableTopicConfig::default()
-        };
         CreatableTopic {
             name: Str::from_static(OFFSETS_TOPIC),
             num_partitions: offsets.topic_partitions,
@@ -71,10 +67,30 @@ impl Api {
         }
     }
 
+    /// `__transaction_state`, as `transaction.state.log.*` has it: what it loses is lost to transactions, so only a replica
+    /// that has all of it may lead.
+    fn transactions_topic(&self) -> CreatableTopic {
+        let transactions = &self.config.transactions;
+        CreatableTopic {
+            name: Str::from_static(TRANSACTIONS_TOPIC),
+            num_partitions: transactions.topic_partitions,
+            replication_factor: transactions.topic_replication_factor,
+            configs: vec![
+                config("cleanup.policy", "compact".to_owned()),
+                config("compression.type", "uncompressed".to_owned()),
+                config("min.insync.replicas", transactions.topic_insync_replicas_min.to_string()),
+                config("segment.bytes", transactions.topic_segment_bytes.to_string()),
+                config("unclean.leader.election.enable", "false".to_owned()),
+            ],
+            ..CreatableTopic::default()
+        }
+    }
+
     async fn create_topic(&self, context: &RequestContext, name: &Str) -> Result<(), String> {
         let defaults = &self.config.topic_creation;
         let topic = match name.as_str() {
             OFFSETS_TOPIC => self.offsets_topic(),
+            TRANSACTIONS_TOPIC => self.transactions_topic(),
             _ => CreatableTopic {
                 name: name.clone(),
                 num_partitions: defaults.partitions_default,
@@ -101,4 +117,8 @@ impl Api {
             _ => Ok(()),
         }
     }
+}
+
+fn config(name: &'static str, value: String) -> CreatableTopicConfig {
+    CreatableTopicConfig { name: Str::from_static(name), value: Some(value.into()), ..CreatableTopicConfig::default() }
 }

@@ -36,10 +36,7 @@ impl Api {
         Outcome::waiting(async move {
             let mut done = Vec::with_capacity(results.len());
             for result in results {
-                done.push(match result {
-                    Outcome::Done(result) => result,
-                    Outcome::Waiting(result) => result.await,
-                });
+                done.push(result.wait().await);
             }
             DeleteGroupsResponse { results: done, ..DeleteGroupsResponse::default() }
         })

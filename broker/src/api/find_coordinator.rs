@@ -1,10 +1,12 @@
-//! FindCoordinator: which broker coordinates a group. The topic of groups is made when the first of them is looked for.
+//! FindCoordinator: which broker coordinates a group or a transactional id. Their topics are made when the first of them is
+//! looked for.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Arc;
 
 use odradek_broker_core::group::OFFSETS_TOPIC;
+use odradek_broker_core::transaction::TRANSACTIONS_TOPIC;
 use odradek_common::ErrorCode;
 use odradek_metadata::Image;
 use odradek_wire::find_coordinator_response::Coordinator;
@@ -73,25 +75,28 @@ impl Api {
         key_type: i8,
         key: &str,
     ) -> Result<Found, Refusal> {
-        match key_type {
-            GROUP => {}
+        let (topic_name, partition) = match key_type {
+            GROUP if !self.allows(context, Operation::Describe, Resource::Group(key)) => {
+                return Err((ErrorCode::GroupAuthorizationFailed, "describing this group is not allowed"));
+            }
+            GROUP => (OFFSETS_TOPIC, self.groups.partition_for(key)),
+            TRANSACTION if !self.allows(context, Operation::Describe, Resource::TransactionalId(key)) => {
+                let message = "describing this transactional id is not allowed";
+                return Err((ErrorCode::TransactionalIdAuthorizationFailed, message));
+            }
+            TRANSACTION => (TRANSACTIONS_TOPIC, self.transactions.partition_for(key)),
             // An error that no client repeats: whoever waits for such a coordinator would wait for ever.
-            TRANSACTION => return Err((ErrorCode::InvalidRequest, "transactions are not served by this broker")),
             SHARE => return Err((ErrorCode::InvalidRequest, "share groups are not served by this broker")),
             _ => return Err((ErrorCode::InvalidRequest, "the key type is 0 (group), 1 (transaction) or 2 (share)")),
-        }
-        if !self.allows(context, Operation::Describe, Resource::Group(key)) {
-            return Err((ErrorCode::GroupAuthorizationFailed, "describing this group is not allowed"));
-        }
-        let Some(topic) = image.topic_by_name(OFFSETS_TOPIC) else {
-            self.create_automatically(context, &Str::from_static(OFFSETS_TOPIC));
-            return Err((ErrorCode::CoordinatorNotAvailable, "the topic of the groups is being made"));
         };
-        let partition = self.groups.partition_for(key);
+        let Some(topic) = image.topic_by_name(topic_name) else {
+            self.create_automatically(context, &Str::from_static(topic_name));
+            return Err((ErrorCode::CoordinatorNotAvailable, "the coordinators' topic is being made"));
+        };
         let (leader, endpoint) = image
             .leader_endpoint(topic.id, partition, &context.listener)
             .filter(|(leader, _)| image.is_alive(*leader))
-            .ok_or((ErrorCode::CoordinatorNotAvailable, "the group's partition has no leader at the moment"))?;
+            .ok_or((ErrorCode::CoordinatorNotAvailable, "the coordinator's partition has no leader at the moment"))?;
         Ok(Found { node_id: leader.0, host: endpoint.host.as_str().into(), port: endpoint.port.into() })
     }
 }

@@ -4,6 +4,8 @@
 //! at once what can be done at once (a Produce appends) and returns the rest as a future. It authorises first, reads the
 //! metadata from the cache, and reaches partitions through `replica`.
 
+mod add_offsets_to_txn;
+mod add_partitions_to_txn;
 mod admin;
 mod alter_configs;
 mod alter_replica_log_dirs;
@@ -19,7 +21,10 @@ mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
+mod describe_transactions;
 mod dispatch;
+mod end_txn;
+mod enlist;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
@@ -30,6 +35,7 @@ mod leave_group;
 mod list_config_resources;
 mod list_groups;
 mod list_offsets;
+mod list_transactions;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
@@ -39,6 +45,8 @@ mod produce;
 mod reassignments;
 mod sync_group;
 mod topic_name;
+mod txn_offset_commit;
+mod write_txn_markers;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,9 +63,7 @@ use odradek_wire::Str;
 
 pub use self::authorizer::{AllowAll, Authorizer, Operation, Resource};
 use self::create_topics_automatically::AutomaticTopics;
-use self::init_producer_id::ProducerIds;
-use crate::coordinators::GroupCoordinators;
-use crate::life::CurrentBrokerEpoch;
+use crate::coordinators::{GroupCoordinators, MarkerWriter, Peers, ProducerIds, TransactionCoordinators};
 use crate::metadata::{ControllerClient, LiveConfig, MetadataCache};
 use crate::replica::{ColdStream, ReplicaManager, SessionWatch};
 
@@ -65,6 +71,8 @@ use crate::replica::{ColdStream, ReplicaManager, SessionWatch};
 pub enum Outcome<T> {
     Done(T),
     Waiting(BoxFuture<T>),
+    /// The request is not done before this is: no other of its connection starts meanwhile.
+    Ordered(BoxFuture<Outcome<T>>),
 }
 
 impl<T: Send + 'static> Outcome<T> {
@@ -72,6 +80,18 @@ impl<T: Send + 'static> Outcome<T> {
         match self {
             Self::Done(value) => Outcome::Done(change(value)),
             Self::Waiting(future) => Outcome::Waiting(Box::pin(async move { change(future.await) })),
+            Self::Ordered(future) => Outcome::Ordered(Box::pin(async move { future.await.map(change) })),
+        }
+    }
+
+    /// Waits for it.
+    pub async fn wait(mut self) -> T {
+        loop {
+            self = match self {
+                Self::Done(value) => return value,
+                Self::Waiting(future) => return future.await,
+                Self::Ordered(future) => future.await,
+            };
         }
     }
 
@@ -183,15 +203,17 @@ pub struct Api {
     pub config: Arc<BrokerConfig>,
     pub live: LiveConfig,
     pub broker_id: BrokerId,
-    pub broker_epoch: CurrentBrokerEpoch,
     pub cluster_id: Str,
     pub cache: MetadataCache,
     pub controller: ControllerClient,
     pub replicas: Arc<ReplicaManager>,
     pub groups: Arc<GroupCoordinators>,
+    pub transactions: Arc<TransactionCoordinators>,
+    markers: Arc<MarkerWriter>,
+    peers: Arc<Peers>,
     pub authorizer: Arc<dyn Authorizer>,
     fetch_sessions: Mutex<FetchSessionCache<SessionWatch>>,
-    producer_ids: ProducerIds,
+    producer_ids: Arc<ProducerIds>,
     automatic_topics: AutomaticTopics,
 }
 
@@ -200,12 +222,15 @@ pub struct Parts {
     pub world: World,
     pub config: Arc<BrokerConfig>,
     pub live: LiveConfig,
-    pub broker_epoch: CurrentBrokerEpoch,
     pub cluster_id: String,
     pub cache: MetadataCache,
     pub controller: ControllerClient,
     pub replicas: Arc<ReplicaManager>,
     pub groups: Arc<GroupCoordinators>,
+    pub transactions: Arc<TransactionCoordinators>,
+    pub markers: Arc<MarkerWriter>,
+    pub peers: Arc<Peers>,
+    pub producer_ids: Arc<ProducerIds>,
     pub authorizer: Arc<dyn Authorizer>,
 }
 
@@ -214,17 +239,19 @@ impl Api {
         Arc::new(Self {
             broker_id: parts.config.node_id,
             fetch_sessions: Mutex::new(FetchSessionCache::new(parts.config.network.fetch_session_slots)),
-            producer_ids: ProducerIds::default(),
             automatic_topics: AutomaticTopics::default(),
             cluster_id: parts.cluster_id.into(),
             world: parts.world,
             config: parts.config,
             live: parts.live,
-            broker_epoch: parts.broker_epoch,
             cache: parts.cache,
             controller: parts.controller,
             replicas: parts.replicas,
             groups: parts.groups,
+            transactions: parts.transactions,
+            markers: parts.markers,
+            peers: parts.peers,
+            producer_ids: parts.producer_ids,
             authorizer: parts.authorizer,
         })
     }

@@ -39,17 +39,14 @@ impl Api {
         if fetched.iter().all(|group| matches!(group, Outcome::Done(_))) {
             let done = fetched.into_iter().filter_map(|group| match group {
                 Outcome::Done(group) => Some(group),
-                Outcome::Waiting(_) => None,
+                Outcome::Waiting(_) | Outcome::Ordered(_) => None,
             });
             return Outcome::Done(answer(version, done.collect()));
         }
         Outcome::waiting(async move {
             let mut groups = Vec::with_capacity(fetched.len());
             for group in fetched {
-                groups.push(match group {
-                    Outcome::Done(group) => group,
-                    Outcome::Waiting(group) => group.await,
-                });
+                groups.push(group.wait().await);
             }
             answer(version, groups)
         })

@@ -1,9 +1,11 @@
 //! One partition's coordinator: a core runtime, its log, its clock, and who waits for its answers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use odradek_broker_core::coordinator::{Append, Completion, CoordinatorLog, Runtime, RuntimeConfig, Shard, Ticket};
+use odradek_broker_core::coordinator::{
+    Append, Completion, CoordinatorLog, Runtime, RuntimeConfig, Shard, Ticket, TransactionEnd,
+};
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::{Instant, Now};
 use odradek_common::{ErrorCode, LeaderEpoch, Offset, TopicIdPartition};
@@ -13,6 +15,20 @@ use tokio::sync::{Notify, oneshot};
 
 use super::loader;
 use crate::replica::{Outcome, ReplicaManager};
+
+/// A shard that its driver may carry from thread to thread.
+pub trait DrivenShard:
+    Shard<Timer: Send, Pending: Send, Response: Send, Effect: Send> + Send + Sized + 'static
+{
+}
+
+impl<S> DrivenShard for S where
+    S: Shard<Timer: Send, Pending: Send, Response: Send, Effect: Send> + Send + Sized + 'static
+{
+}
+
+/// Takes what a shard asks the rest of the broker to do, with the coordinator's epoch. Called without any lock.
+pub type EffectSink<S> = Arc<dyn Fn(&Arc<Driver<S>>, LeaderEpoch, Vec<<S as Shard>::Effect>) + Send + Sync>;
 
 /// What a request comes to.
 pub type Answer<S> = Result<<S as Shard>::Response, ErrorCode>;
@@ -30,9 +46,11 @@ pub struct Place {
 
 /// A coordinator for one leadership.
 pub struct Driver<S: Shard> {
+    own: Weak<Self>,
     pub(super) world: World,
     pub(super) replicas: Arc<ReplicaManager>,
     pub(super) place: Place,
+    sink: EffectSink<S>,
     state: Mutex<State<S>>,
     /// A timer was set that is due before what the task sleeps for.
     sooner: Notify,
@@ -65,7 +83,8 @@ struct Log<'a> {
 
 impl CoordinatorLog for Log<'_> {
     fn append(&mut self, append: Append) -> Result<Offset, ErrorCode> {
-        let appended = self.replicas.append_as_coordinator(self.place.partition, self.epoch, &append.batch);
+        let appended =
+            self.replicas.append_as_coordinator(self.place.partition, self.epoch, &append.batch, append.kind);
         appended.map_err(|error| {
             tracing::warn!(partition = self.place.name, %error, "a coordinator could not append");
             error.code
@@ -73,15 +92,16 @@ impl CoordinatorLog for Log<'_> {
     }
 }
 
-impl<S> Driver<S>
-where
-    S: Shard + Send + 'static,
-    S::Timer: Send,
-    S::Pending: Send,
-    S::Response: Send,
-{
+impl<S: DrivenShard> Driver<S> {
     /// Takes up a leadership: `shard` is loaded from the log, and requests are told to come back until it is.
-    pub fn start(world: World, replicas: Arc<ReplicaManager>, place: Place, epoch: LeaderEpoch, shard: S) -> Arc<Self> {
+    pub fn start(
+        world: World,
+        replicas: Arc<ReplicaManager>,
+        place: Place,
+        epoch: LeaderEpoch,
+        shard: S,
+        sink: EffectSink<S>,
+    ) -> Arc<Self> {
         let state = State {
             phase: Phase::Loading,
             epoch,
@@ -90,10 +110,12 @@ where
             waiting: BTreeMap::new(),
             sleeps_until: None,
         };
-        let driver = Arc::new(Self {
+        let driver = Arc::new_cyclic(|own| Self {
+            own: own.clone(),
             world: world.clone(),
             replicas,
             place,
+            sink,
             state: Mutex::new(state),
             sooner: Notify::new(),
             task: Mutex::new(None),
@@ -136,11 +158,23 @@ where
 
     /// Decides upon a request; it is appended when this returns.
     pub fn request(&self, request: S::Request) -> Outcome<Answer<S>> {
+        self.ask(|runtime, ticket, now, rng, log| runtime.request(ticket, request, now, rng, log))
+    }
+
+    /// Appends the end of a transaction; `response` is the answer when that is committed.
+    pub fn end_transaction(&self, end: TransactionEnd, response: S::Response) -> Outcome<Answer<S>> {
+        self.ask(|runtime, ticket, now, _, log| runtime.end_transaction(ticket, end, response, now, log))
+    }
+
+    fn ask(
+        &self,
+        step: impl FnOnce(&mut Runtime<S>, Ticket, Now, &mut SplitMix64, &mut Log<'_>) -> Vec<Completion<S>>,
+    ) -> Outcome<Answer<S>> {
         let now = self.world.now();
         let mut state = self.lock();
         let ticket = Ticket(state.next_ticket);
         state.next_ticket += 1;
-        let mut done = match state.step(self, |runtime, rng, log| runtime.request(ticket, request, now, rng, log)) {
+        let mut done = match state.step(self, |runtime, rng, log| step(runtime, ticket, now, rng, log)) {
             Ok(done) => done,
             Err(error) => return Outcome::Done(Err(error)),
         };
@@ -189,15 +223,21 @@ where
     fn leave(&self, mut state: MutexGuard<'_, State<S>>, done: Vec<Completion<S>>) {
         let woken: Vec<_> =
             done.into_iter().filter_map(|(ticket, answer)| Some((state.waiting.remove(&ticket)?, answer))).collect();
-        let notes = match &mut state.phase {
-            Phase::Active(runtime) => runtime.take_notes(),
-            Phase::Loading | Phase::Ended => Vec::new(),
+        let (notes, effects) = match &mut state.phase {
+            Phase::Active(runtime) => (runtime.take_notes(), runtime.take_effects()),
+            Phase::Loading | Phase::Ended => (Vec::new(), Vec::new()),
         };
+        let epoch = state.epoch;
         let next = state.next_deadline();
         let is_sooner = next.is_some_and(|next| state.sleeps_until.is_none_or(|until| next < until));
         drop(state);
         if is_sooner {
             self.sooner.notify_one();
+        }
+        if !effects.is_empty()
+            && let Some(own) = self.own.upgrade()
+        {
+            (self.sink)(&own, epoch, effects);
         }
         for note in notes {
             tracing::info!(partition = self.place.name, "{note}");

@@ -1,61 +1,53 @@
 //! The group coordinators of this broker, one for each partition of `__consumer_offsets` that it leads.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use odradek_broker_core::coordinator::{RuntimeConfig, partition_for};
+use odradek_broker_core::coordinator::{RuntimeConfig, TransactionEnd};
 use odradek_broker_core::group::{GroupConfig, GroupQuery, GroupRequest, GroupResponse, GroupShard, OFFSETS_TOPIC};
 use odradek_common::config::BrokerConfig;
-use odradek_common::{ErrorCode, PartitionIndex, TopicId, TopicIdPartition};
-use odradek_metadata::{Delta, Image};
+use odradek_common::{ErrorCode, PartitionIndex};
+use odradek_metadata::Delta;
 use odradek_node::World;
 use odradek_records::{Codec, Compression};
 
-use super::driver::{Answer, Driver, Place};
+use super::BATCH_BYTES_MAX;
+use super::driver::{Answer, EffectSink};
+use super::led::{Leaderships, TopicSettings};
 use crate::replica::{Outcome, ReplicaManager};
-
-/// A batch of a coordinator stays below this, which topics take by default (`message.max.bytes`).
-const BATCH_BYTES_MAX: usize = 1024 * 1024;
-
-/// What is led here.
-#[derive(Default)]
-struct Led {
-    topic: Option<TopicId>,
-    /// Of the topic, once it is there.
-    partition_count: Option<i32>,
-    drivers: BTreeMap<PartitionIndex, Arc<Driver<GroupShard>>>,
-}
 
 /// Finds a group's coordinator. Every method may be called from any task.
 pub struct GroupCoordinators {
     world: World,
-    config: Arc<BrokerConfig>,
-    replicas: Arc<ReplicaManager>,
     groups: Arc<GroupConfig>,
-    led: RwLock<Led>,
+    led: Leaderships<GroupShard>,
+    sink: EffectSink<GroupShard>,
 }
 
 impl GroupCoordinators {
-    pub fn new(world: World, config: Arc<BrokerConfig>, replicas: Arc<ReplicaManager>) -> Self {
-        let groups = Arc::new(group_config(&config));
-        Self { world, config, replicas, groups, led: RwLock::default() }
+    pub fn new(world: World, config: &BrokerConfig, replicas: Arc<ReplicaManager>) -> Self {
+        let offsets = &config.offsets;
+        let settings = TopicSettings {
+            topic: OFFSETS_TOPIC,
+            partitions_default: offsets.topic_partitions,
+            runtime: RuntimeConfig {
+                write_timeout: offsets.commit_timeout,
+                batch_bytes_max: BATCH_BYTES_MAX,
+                compression: compression(offsets.topic_compression_codec),
+            },
+            load_bytes: offsets.load_buffer_bytes,
+        };
+        Self {
+            groups: Arc::new(group_config(config)),
+            led: Leaderships::new(world.clone(), config.node_id, replicas, settings),
+            // Groups ask for nothing: there is no value that could be an effect of theirs.
+            sink: Arc::new(|_, _, _| {}),
+            world,
+        }
     }
 
     /// The partition of `__consumer_offsets` that a group belongs to.
     pub fn partition_for(&self, group: &str) -> PartitionIndex {
-        let partitions = self.led.read().unwrap_or_else(PoisonError::into_inner).partition_count;
-        PartitionIndex(partition_for(group, partitions.unwrap_or(self.config.offsets.topic_partitions)))
-    }
-
-    fn driver(&self, group: &str) -> Result<Arc<Driver<GroupShard>>, ErrorCode> {
-        let led = self.led.read().unwrap_or_else(PoisonError::into_inner);
-        let partitions = led.partition_count.ok_or(ErrorCode::NotCoordinator)?;
-        let index = PartitionIndex(partition_for(group, partitions));
-        led.drivers.get(&index).cloned().ok_or(ErrorCode::NotCoordinator)
-    }
-
-    fn drivers(&self) -> Vec<Arc<Driver<GroupShard>>> {
-        self.led.read().unwrap_or_else(PoisonError::into_inner).drivers.values().cloned().collect()
+        self.led.partition_for(group)
     }
 
     // ---- requests ----
@@ -65,7 +57,7 @@ impl GroupCoordinators {
         if let Some(refusal) = request.refusal(&self.groups) {
             return Outcome::Done(Ok(refusal));
         }
-        match self.driver(group) {
+        match self.led.driver(group) {
             Ok(driver) => driver.request(request),
             Err(error) => Outcome::Done(Err(error)),
         }
@@ -73,13 +65,13 @@ impl GroupCoordinators {
 
     /// Reads what is committed of a group.
     pub fn query(&self, group: &str, query: GroupQuery) -> Answer<GroupShard> {
-        self.driver(group)?.query(query)
+        self.led.driver(group)?.query(query)
     }
 
     /// Asks every coordinator that is here. One that ends meanwhile has nothing to say; one that is not loaded is an error.
     pub fn query_all(&self, query: &GroupQuery) -> Result<Vec<GroupResponse>, ErrorCode> {
         let mut answers = Vec::new();
-        for driver in self.drivers() {
+        for driver in self.led.drivers() {
             match driver.query(query.clone()) {
                 Ok(answer) => answers.push(answer),
                 Err(ErrorCode::NotCoordinator) => {}
@@ -89,66 +81,32 @@ impl GroupCoordinators {
         Ok(answers)
     }
 
+    /// Appends the end of a transaction to a partition of `__consumer_offsets` and takes it in; answered when it is
+    /// committed. Errors are those of a partition's leader, as whoever sends markers expects them.
+    pub fn end_transaction(&self, index: PartitionIndex, end: TransactionEnd) -> Outcome<Result<(), ErrorCode>> {
+        let Some(driver) = self.led.driver_of(index) else {
+            return Outcome::Done(Err(ErrorCode::NotLeaderOrFollower));
+        };
+        let of_leader = |answer: Answer<GroupShard>| match answer {
+            Ok(_) => Ok(()),
+            Err(
+                ErrorCode::CoordinatorNotAvailable | ErrorCode::CoordinatorLoadInProgress | ErrorCode::NotCoordinator,
+            ) => Err(ErrorCode::NotLeaderOrFollower),
+            Err(error) => Err(error),
+        };
+        match driver.end_transaction(end, GroupResponse::Done) {
+            Outcome::Done(answer) => Outcome::Done(of_leader(answer)),
+            Outcome::Waiting(answer) => Outcome::Waiting(Box::pin(async move { of_leader(answer.await) })),
+        }
+    }
+
     // ---- metadata ----
 
     /// Takes up and gives up leaderships. Called by the metadata publisher only, after the replicas.
     pub fn publish(&self, delta: &Delta) {
-        let image = &delta.after;
-        let topic = image.topic_by_name(OFFSETS_TOPIC);
-        let ended = {
-            let mut led = self.led.write().unwrap_or_else(PoisonError::into_inner);
-            let mut ended = Vec::new();
-            if led.topic != topic.map(|topic| topic.id) {
-                ended.extend(std::mem::take(&mut led.drivers).into_values());
-                led.topic = topic.map(|topic| topic.id);
-            }
-            led.partition_count = topic.map(|topic| i32::try_from(topic.partitions().count()).unwrap_or(i32::MAX));
-            if let Some(topic) = topic
-                && let Some(changed) = delta.topics.get(&topic.id)
-            {
-                for index in &changed.partitions {
-                    ended.extend(self.follow(&mut led, image, topic.id, *index));
-                }
-            }
-            ended
-        };
-        for driver in ended {
-            driver.stop();
-        }
+        let make = || GroupShard::new(self.groups.clone(), self.world.timestamp().0);
+        self.led.publish(delta, &make, &self.sink);
         self.forget_deleted(delta);
-    }
-
-    /// Leads a partition, or not, as the metadata has it. Answers the driver whose leadership is over.
-    fn follow(
-        &self,
-        led: &mut Led,
-        image: &Image,
-        topic_id: TopicId,
-        index: PartitionIndex,
-    ) -> Option<Arc<Driver<GroupShard>>> {
-        let registration = image.partition(topic_id, index)?;
-        if registration.leader != self.config.node_id {
-            return led.drivers.remove(&index);
-        }
-        let epoch = registration.leader_epoch;
-        if let Some(driver) = led.drivers.get(&index)
-            && (driver.epoch() == epoch && !driver.has_ended() || driver.carry_on(epoch))
-        {
-            return None;
-        }
-        let place = Place {
-            name: format!("{OFFSETS_TOPIC}-{index}"),
-            partition: TopicIdPartition { topic_id, partition: index },
-            runtime: RuntimeConfig {
-                write_timeout: self.config.offsets.commit_timeout,
-                batch_bytes_max: BATCH_BYTES_MAX,
-                compression: compression(self.config.offsets.topic_compression_codec),
-            },
-            load_bytes: self.config.offsets.load_buffer_bytes,
-        };
-        let shard = GroupShard::new(self.groups.clone(), self.world.timestamp().0);
-        let driver = Driver::start(self.world.clone(), self.replicas.clone(), place, epoch, shard);
-        led.drivers.insert(index, driver)
     }
 
     /// Offsets in topics that were deleted go with them.
@@ -159,7 +117,7 @@ impl GroupCoordinators {
         if deleted.is_empty() {
             return;
         }
-        for driver in self.drivers().into_iter().filter(|driver| driver.is_active()) {
+        for driver in self.led.drivers().into_iter().filter(|driver| driver.is_active()) {
             // Nobody waits for it: what is not written now outlives its topic until its retention.
             drop(driver.request(GroupRequest::PartitionsDeleted(deleted.clone())));
         }
@@ -167,10 +125,7 @@ impl GroupCoordinators {
 
     /// Ends all of them, at the end of the broker.
     pub fn stop(&self) {
-        let drivers = std::mem::take(&mut self.led.write().unwrap_or_else(PoisonError::into_inner).drivers);
-        for driver in drivers.into_values() {
-            driver.stop();
-        }
+        self.led.stop();
     }
 }
 

@@ -9,7 +9,7 @@ use odradek_common::{ErrorCode, LeaderEpoch, Offset};
 use odradek_records::{BatchError, DECOMPRESSED_BYTES_MAX, slices};
 use tokio::sync::watch;
 
-use super::driver::Driver;
+use super::driver::{DrivenShard, Driver};
 use crate::replica::{FileRange, PartitionError};
 
 /// The log of a new leader may still be being opened, and metadata may run ahead of it.
@@ -38,13 +38,11 @@ pub(super) enum Failed {
 }
 
 /// Reads everything. It goes on trying while the partition is not led here yet; whoever ends the leadership ends the task.
-pub(super) async fn load<S>(driver: &Driver<S>, epoch: LeaderEpoch, runtime: Runtime<S>) -> Result<Loaded<S>, Failed>
-where
-    S: Shard + Send + 'static,
-    S::Timer: Send,
-    S::Pending: Send,
-    S::Response: Send,
-{
+pub(super) async fn load<S: DrivenShard>(
+    driver: &Driver<S>,
+    epoch: LeaderEpoch,
+    runtime: Runtime<S>,
+) -> Result<Loaded<S>, Failed> {
     let (world, replicas, place) = (&driver.world, &driver.replicas, &driver.place);
     let started = world.instant();
     let commits = loop {

@@ -7,6 +7,7 @@ mod controller_client;
 mod follower;
 mod isr_changes;
 mod live_config;
+mod producer_id_blocks;
 mod publisher;
 
 pub use cache::MetadataCache;
@@ -14,4 +15,5 @@ pub use controller_client::{ActiveController, ControllerClient, ControllerError}
 pub use follower::Follower;
 pub use isr_changes::IsrChanges;
 pub use live_config::{LiveConfig, overrides};
+pub use producer_id_blocks::ProducerIdBlocks;
 pub use publisher::Publisher;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use odradek_metadata::Delta;
 
 use super::{LiveConfig, MetadataCache};
-use crate::coordinators::GroupCoordinators;
+use crate::coordinators::{GroupCoordinators, TransactionCoordinators};
 use crate::replica::ReplicaManager;
 
 /// Owned by the follower.
@@ -16,6 +16,7 @@ pub struct Publisher {
     config: LiveConfig,
     replicas: Arc<ReplicaManager>,
     groups: Arc<GroupCoordinators>,
+    transactions: Arc<TransactionCoordinators>,
 }
 
 impl Publisher {
@@ -24,8 +25,9 @@ impl Publisher {
         config: LiveConfig,
         replicas: Arc<ReplicaManager>,
         groups: Arc<GroupCoordinators>,
+        transactions: Arc<TransactionCoordinators>,
     ) -> Self {
-        Self { cache, config, replicas, groups }
+        Self { cache, config, replicas, groups, transactions }
     }
 
     /// Returns when every part has acted on the delta.
@@ -39,6 +41,7 @@ impl Publisher {
         if !delta.is_empty() {
             self.replicas.publish(&Arc::new(delta.after.clone()), &delta);
             self.groups.publish(&delta);
+            self.transactions.publish(&delta);
         }
         self.cache.set_published(offset);
     }

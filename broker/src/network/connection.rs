@@ -54,6 +54,8 @@ pub(super) struct Connection {
 enum Entry {
     Ready(Reply),
     Waiting(BoxFuture<Reply>),
+    /// No later request starts before it is done.
+    Ordered(BoxFuture<Outcome<Reply>>),
 }
 
 /// Why a connection ends.
@@ -119,7 +121,8 @@ impl Connection {
     }
 
     fn is_open_for_requests(&self) -> bool {
-        self.queue.len() < IN_FLIGHT_MAX && self.muted.is_none()
+        let is_ordered = matches!(self.queue.back(), Some(Entry::Ordered(_)));
+        self.queue.len() < IN_FLIGHT_MAX && self.muted.is_none() && !is_ordered
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Ended>> {
@@ -165,6 +168,7 @@ impl Connection {
         let entry = match self.api.handle(&mut self.client, frame.bytes, frame.permit) {
             Outcome::Done(reply) => Entry::Ready(reply),
             Outcome::Waiting(future) => Entry::Waiting(future),
+            Outcome::Ordered(future) => Entry::Ordered(future),
         };
         self.queue.push_back(entry);
     }
@@ -220,6 +224,15 @@ impl Connection {
 
 impl Entry {
     fn poll(&mut self, cx: &mut Context<'_>) {
+        while let Self::Ordered(future) = self
+            && let Poll::Ready(outcome) = future.as_mut().poll(cx)
+        {
+            *self = match outcome {
+                Outcome::Done(reply) => Self::Ready(reply),
+                Outcome::Waiting(future) => Self::Waiting(future),
+                Outcome::Ordered(future) => Self::Ordered(future),
+            };
+        }
         if let Self::Waiting(future) = self
             && let Poll::Ready(reply) = future.as_mut().poll(cx)
         {

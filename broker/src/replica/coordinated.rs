@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use odradek_broker_core::coordinator::AppendKind;
 use odradek_broker_core::partition::Reader;
-use odradek_common::{ErrorCode, LeaderEpoch, Offset, TopicIdPartition};
+use odradek_broker_storage::Unverified;
+use odradek_common::{ErrorCode, LeaderEpoch, Offset, TopicIdPartition, VerificationGuard};
 use tokio::sync::watch;
 
 use super::ReplicaManager;
@@ -17,12 +19,24 @@ impl ReplicaManager {
         id: TopicIdPartition,
         epoch: LeaderEpoch,
         records: &[u8],
+        kind: AppendKind,
     ) -> Result<Offset, PartitionError> {
         let partition = self.required(id)?;
         let image = self.image();
-        let (result, after) = partition.append_as_coordinator(epoch, records, self.context(&image));
+        let (result, after) = partition.append_as_coordinator(epoch, records, kind, self.context(&image));
         self.finish(&partition, after);
         result
+    }
+
+    /// Begins the verification of a transaction's first batch in a partition that is led here (KIP-890); the batch is then
+    /// appended under the guard. `None`: the transaction is open there.
+    pub fn begin_verification(
+        &self,
+        id: TopicIdPartition,
+        batch: Unverified,
+    ) -> Result<Option<VerificationGuard>, PartitionError> {
+        let image = self.image();
+        self.required(id)?.begin_verification(batch, self.context(&image))
     }
 
     /// The high watermark of a partition that this broker leads in `epoch`. It ends with the leadership.

@@ -313,6 +313,10 @@ impl ReplicaManager {
                 continue;
             };
             let context = self.context(&image);
+            let origin = match (origin, entry.guard) {
+                (AppendOrigin::Client, Some(guard)) => AppendOrigin::Verified(guard),
+                (origin, _) => origin,
+            };
             let (result, after) = partition.append(acks, &entry.records, origin, part, &mut join, context);
             self.finish(&partition, after);
             match result {

@@ -44,7 +44,7 @@ pub use isr::{ControllerClient, IsrChange, IsrChangeResult};
 pub use lost_leaders::LostLeaders;
 pub use manager::ReplicaManager;
 pub use odradek_broker_core::partition::{EpochEnd, Isolation, IsrCommitted, IsrMember, IsrProposal, Reader};
-pub use odradek_broker_storage::{ActiveProducer, AppendOrigin};
+pub use odradek_broker_storage::{ActiveProducer, AppendOrigin, Unverified};
 pub use session::{SessionResult, SessionWatch};
 pub use types::{
     AppendEntry, AppendResult, CurrentLeader, DeletedRecords, FetchEntry, FetchParams, FetchResult, FileRange,

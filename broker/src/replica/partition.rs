@@ -440,7 +440,7 @@ impl Partition {
                 After::default(),
             );
         }
-        let refused_from = if origin == AppendOrigin::Client { Room::Little } else { Room::None };
+        let refused_from = if origin.is_client() { Room::Little } else { Room::None };
         if let Err(full) = check_room(log, inner.checkpoint_owed, refused_from) {
             let message = Some(full.to_string());
             return (

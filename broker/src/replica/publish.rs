@@ -229,7 +229,10 @@ impl ReplicaManager {
 
     pub(super) fn producer_config(&self) -> ProducerStateConfig {
         let expiration = self.live().log.producer_id_expiration.as_millis();
-        ProducerStateConfig { producer_id_expiration_ms: i64::try_from(expiration).unwrap_or(i64::MAX) }
+        ProducerStateConfig {
+            producer_id_expiration_ms: i64::try_from(expiration).unwrap_or(i64::MAX),
+            verify_transactions: self.live().transactions.partition_verification_enable,
+        }
     }
 
     /// Moves deleted logs out of sight at once and removes them after `file.delete.delay.ms`.

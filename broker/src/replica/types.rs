@@ -9,7 +9,7 @@ use odradek_broker_core::partition::{EpochEnd, Reader};
 use odradek_broker_storage::{AbortedTxn, ColdRange};
 use odradek_common::fs::File;
 use odradek_common::time::Timestamp;
-use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition};
+use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition, VerificationGuard};
 use odradek_node::world::BoxFuture;
 
 use super::cold_readers::ColdStream;
@@ -47,6 +47,14 @@ pub struct CurrentLeader {
 pub struct AppendEntry {
     pub partition: TopicIdPartition,
     pub records: Bytes,
+    /// What the transaction that begins here was verified under.
+    pub guard: Option<VerificationGuard>,
+}
+
+impl AppendEntry {
+    pub fn new(partition: TopicIdPartition, records: Bytes) -> Self {
+        Self { partition, records, guard: None }
+    }
 }
 
 /// What became of an [`AppendEntry`].

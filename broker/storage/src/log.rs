@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use odradek_common::{LeaderEpoch, Offset, TopicId, TopicPartition, time::Timestamp};
+use odradek_common::{LeaderEpoch, Offset, TopicId, TopicPartition, VerificationGuard, time::Timestamp};
 
 use crate::config::LogConfig;
 use crate::dir::{LogDir, Place};
@@ -29,7 +29,7 @@ use crate::error::{LogError, SYNCING, StorageError};
 use crate::leader_epochs::{EpochEndOffset, EpochEntry, LeaderEpochs};
 use crate::log_dirs::{CheckpointOffsets, PartitionCheckpoint};
 use crate::producer_snapshot;
-use crate::producer_state::{ActiveProducer, ProducerStates};
+use crate::producer_state::{ActiveProducer, ProducerError, ProducerStates, Unverified};
 use crate::recovery::RecoveryReport;
 use crate::segment::{Located, Segment};
 
@@ -185,6 +185,16 @@ impl Log {
     /// Whether the producer has an open transaction here.
     pub fn has_ongoing_transaction(&self, producer: odradek_common::ProducerId) -> bool {
         self.producers.producers.get(&producer.0).is_some_and(|entry| entry.txn_first_offset.is_some())
+    }
+
+    /// Begins the verification of a transaction, or goes on with one (KIP-890); its batch is then appended under the guard.
+    /// `None`: it needs none, as it is open here.
+    pub fn begin_verification(
+        &mut self,
+        batch: Unverified,
+        now: Timestamp,
+    ) -> Result<Option<VerificationGuard>, ProducerError> {
+        self.producers.begin_verification(batch, now)
     }
 
     /// Forgets producers silent for `producer.id.expiration.ms`. Returns how many.

@@ -7,8 +7,9 @@
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId, time::Timestamp};
+use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId, VerificationGuard, time::Timestamp};
 use odradek_records::header::sequence_minus;
 use odradek_records::{BatchHeader, EndTxnMarker};
 
@@ -32,6 +33,8 @@ pub enum ProducerError {
     EpochBeginsLate { producer: ProducerId, epoch: ProducerEpoch, sequence: i32 },
     #[error("producer {producer} has an open transaction and sent a batch outside of it")]
     OutsideTransaction { producer: ProducerId },
+    #[error("the batch of producer {producer} is not part of a transaction that is known to be open")]
+    NotVerified { producer: ProducerId },
     #[error("the marker for producer {producer} comes from coordinator epoch {epoch}; {current} is known")]
     CoordinatorFenced { producer: ProducerId, epoch: i32, current: i32 },
 }
@@ -41,7 +44,7 @@ impl ProducerError {
         match self {
             Self::InvalidEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             Self::OutOfOrderSequence { .. } | Self::EpochBeginsLate { .. } => ErrorCode::OutOfOrderSequenceNumber,
-            Self::OutsideTransaction { .. } => ErrorCode::InvalidTxnState,
+            Self::OutsideTransaction { .. } | Self::NotVerified { .. } => ErrorCode::InvalidTxnState,
             Self::CoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
         }
     }
@@ -119,6 +122,33 @@ pub struct ActiveProducer {
     pub txn_start_offset: Option<Offset>,
 }
 
+/// Distinct within the process, so that a log that takes another's place cannot take its guards for its own.
+static NEXT_GUARD: AtomicU64 = AtomicU64::new(0);
+
+/// A verification that was begun. It ends with the first batch of the transaction, or with a marker: whoever comes with
+/// the guard of an earlier one comes too late.
+#[derive(Clone, Copy, Debug)]
+struct Verification {
+    guard: VerificationGuard,
+    /// The least sequence that waits to be verified: a higher one must not overtake it.
+    sequence_min: i32,
+    epoch: i16,
+    begun: Timestamp,
+    /// The producer speaks the second transaction protocol: each transaction begins with sequence 0.
+    bumps_epoch: bool,
+}
+
+/// A transaction's batch that is to be verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unverified {
+    pub producer: ProducerId,
+    pub epoch: ProducerEpoch,
+    /// -1 for the records of a coordinator.
+    pub sequence: i32,
+    /// The producer speaks the second transaction protocol.
+    pub bumps_epoch: bool,
+}
+
 /// A transaction that a marker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CompletedTxn {
@@ -138,6 +168,7 @@ pub(crate) struct ProducerStates {
     ongoing: BTreeMap<i64, i64>,
     /// Ended ones whose marker is not below the high watermark yet: first offset -> offset of the marker.
     unreplicated: BTreeMap<i64, i64>,
+    verifications: BTreeMap<i64, Verification>,
     /// Every batch below has been applied.
     pub end: i64,
     /// The offset of the newest snapshot.
@@ -159,6 +190,65 @@ impl ProducerStates {
         entry.batches.iter().find(|batch| batch.first_sequence() == first && batch.last_sequence == last).copied()
     }
 
+    fn has_ongoing(&self, producer: ProducerId, epoch: ProducerEpoch) -> bool {
+        let entry = self.producers.get(&producer.0);
+        entry.is_some_and(|entry| entry.epoch == epoch.0 && entry.txn_first_offset.is_some())
+    }
+
+    /// Begins the verification of a transaction, or goes on with one. `None`: it needs none, as it is open here.
+    pub fn begin_verification(
+        &mut self,
+        batch: Unverified,
+        now: Timestamp,
+    ) -> Result<Option<VerificationGuard>, ProducerError> {
+        let Unverified { producer, epoch, sequence, bumps_epoch } = batch;
+        if let Some(entry) = self.producers.get(&producer.0)
+            && epoch.0 < entry.epoch
+        {
+            return Err(ProducerError::InvalidEpoch { producer, epoch, current: ProducerEpoch(entry.epoch) });
+        }
+        let is_asked = self.config.verify_transactions || bumps_epoch;
+        if !is_asked || self.has_ongoing(producer, epoch) {
+            return Ok(None);
+        }
+        let verification = self.verifications.entry(producer.0).or_insert_with(|| Verification {
+            guard: VerificationGuard(NEXT_GUARD.fetch_add(1, Ordering::Relaxed)),
+            sequence_min: sequence,
+            epoch: epoch.0,
+            begun: now,
+            bumps_epoch,
+        });
+        if epoch.0 > verification.epoch {
+            (verification.epoch, verification.sequence_min) = (epoch.0, sequence);
+        } else if epoch.0 == verification.epoch {
+            verification.sequence_min = verification.sequence_min.min(sequence);
+        }
+        Ok(Some(verification.guard))
+    }
+
+    /// A batch that begins a transaction must have been verified, and be the one that is next.
+    fn check_verified(&self, header: &BatchHeader, origin: AppendOrigin) -> Result<(), ProducerError> {
+        let producer = header.producer_id;
+        let verification = self.verifications.get(&producer.0);
+        if !self.has_ongoing(producer, header.producer_epoch)
+            && self.config.verify_transactions
+            && (verification.is_none() || verification.map(|verification| verification.guard) != origin.guard())
+        {
+            return Err(ProducerError::NotVerified { producer });
+        }
+        let Some(verification) = verification.filter(|_| origin.is_client()) else { return Ok(()) };
+        let (epoch, sequence) = (header.producer_epoch, header.base_sequence);
+        let is_empty = self.producers.get(&producer.0).is_none_or(|entry| entry.batches.is_empty());
+        if verification.bumps_epoch && sequence != 0 && is_empty {
+            return Err(ProducerError::EpochBeginsLate { producer, epoch, sequence });
+        }
+        if sequence > verification.sequence_min {
+            let last = verification.sequence_min;
+            return Err(ProducerError::OutOfOrderSequence { producer, epoch, sequence, last });
+        }
+        Ok(())
+    }
+
     /// Whether a leader may append this batch. `marker` is the content of a control batch.
     pub fn check(
         &self,
@@ -168,11 +258,20 @@ impl ProducerStates {
     ) -> Result<(), ProducerError> {
         let producer = header.producer_id;
         let epoch = header.producer_epoch;
+        let is_data = header.attributes.is_transactional() && !header.attributes.is_control();
         let Some(entry) = self.producers.get(&producer.0) else {
-            return Ok(());
+            return if is_data { self.check_verified(header, origin) } else { Ok(()) };
         };
-        if epoch.0 < entry.epoch {
+        // A marker in the epoch that is known already was written before, or is late: the next transaction is open.
+        let is_late = origin == AppendOrigin::Marker { bumped: true }
+            && epoch.0 == entry.epoch
+            && entry.txn_first_offset.is_some()
+            && epoch.0 != i16::MAX;
+        if epoch.0 < entry.epoch || is_late {
             return Err(ProducerError::InvalidEpoch { producer, epoch, current: ProducerEpoch(entry.epoch) });
+        }
+        if is_data {
+            self.check_verified(header, origin)?;
         }
         if let Some(marker) = marker {
             if marker.coordinator_epoch < entry.coordinator_epoch {
@@ -184,7 +283,7 @@ impl ProducerStates {
         if header.attributes.is_control() {
             return Ok(());
         }
-        if origin == AppendOrigin::Client {
+        if origin.is_client() {
             check_sequence(entry, header)?;
         }
         if entry.txn_first_offset.is_some() && !header.attributes.is_transactional() {
@@ -198,6 +297,9 @@ impl ProducerStates {
         let mut completed = None;
         if header.has_producer() {
             let producer = header.producer_id.0;
+            if header.attributes.is_transactional() {
+                self.verifications.remove(&producer);
+            }
             match marker {
                 Some((marker, timestamp)) => completed = self.apply_marker(header, marker, timestamp.0),
                 // An empty control batch is what cleaning leaves of a transaction; it says nothing.
@@ -277,6 +379,8 @@ impl ProducerStates {
         let mut producers = std::mem::take(&mut self.producers);
         producers.retain(|_, entry| !self.is_expired(entry, now));
         self.producers = producers;
+        let expiration_ms = self.config.producer_id_expiration_ms;
+        self.verifications.retain(|_, verification| now.0.saturating_sub(verification.begun.0) < expiration_ms);
         before - self.producers.len()
     }
 

@@ -51,7 +51,7 @@ fn crc_error(records: &[u8]) -> Option<BatchError> {
 
 /// The checks before that of the CRC: Kafka's `analyzeAndValidateRecords`.
 pub(crate) fn check_size(header: &BatchHeader, origin: AppendOrigin, config: &LogConfig) -> Result<(), AppendError> {
-    if origin == AppendOrigin::Client && header.base_offset != Offset::ZERO {
+    if origin.is_client() && header.base_offset != Offset::ZERO {
         let base = header.base_offset;
         let message = format!("the base offset of a produced batch should be 0, but it is {base}");
         return Err(AppendError::InvalidRecord(message));
@@ -65,7 +65,7 @@ pub(crate) fn check_size(header: &BatchHeader, origin: AppendOrigin, config: &Lo
 /// The checks on the header that need nothing else: Kafka's `validateBatch`.
 pub(crate) fn check_header(header: &BatchHeader, origin: AppendOrigin) -> Result<(), AppendError> {
     let invalid = |message: String| Err(AppendError::InvalidRecord(message));
-    if origin != AppendOrigin::Client {
+    if !origin.is_client() {
         return Ok(());
     }
     if i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {

@@ -197,7 +197,7 @@ fn datetime(text: &str) -> Result<i64, String> {
 }
 
 /// ISO 8601's `PnDTnHnMnS`, as Java reads it, or one number with its unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "it takes a duration such as P1DT2H, PT90M or PT0.5S; or 2d, 36h, 90m, 30s".to_owned();
     let upper = text.to_ascii_uppercase();
     let (days, time) = match upper.strip_prefix('P') {

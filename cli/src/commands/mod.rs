@@ -18,6 +18,7 @@ mod reassign;
 mod records;
 mod storage;
 mod topic;
+mod txn;
 
 use std::path::PathBuf;
 
@@ -59,6 +60,7 @@ pub async fn execute(args: Args) -> Result<(), CliError> {
         Command::Config(command) => config::execute(&context, command).await,
         Command::Broker(command) => broker::execute(&context, command).await,
         Command::Group(command) => group::execute(&context, command).await,
+        Command::Txn(command) => txn::execute(&context, command).await,
         Command::Elect(command) => elect::execute(&context, command).await,
         Command::Reassign(command) => reassign::execute(&context, command).await,
         Command::Records(command) => records::execute(&context, command).await,

@@ -10,6 +10,7 @@ mod link;
 pub mod log_dirs;
 pub mod partitioner;
 pub mod producer;
+pub mod transactions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

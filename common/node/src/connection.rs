@@ -78,16 +78,11 @@ impl Requests {
 impl Answers {
     /// The next answer, which has to be the one to this request: a broker answers in order.
     pub async fn receive<R: Request>(&mut self, version: i16, correlation_id: i32) -> io::Result<R::Response> {
-        let frame = self.frame().await?;
-        let response = ResponseFrame::parse(frame, R::API_KEY, version).map_err(invalid)?;
-        if response.correlation_id != correlation_id {
-            let text = format!("answer {} came where {correlation_id} was due", response.correlation_id);
-            return Err(invalid(text));
-        }
-        response.decode(version).map_err(invalid)
+        decode_answer::<R>(self.receive_frame().await?, version, correlation_id)
     }
 
-    async fn frame(&mut self) -> io::Result<Bytes> {
+    /// The next answer, for [`decode_answer`].
+    pub async fn receive_frame(&mut self) -> io::Result<Bytes> {
         let mut prefix = [0; LENGTH_BYTES];
         self.reader.read_exact(&mut prefix).await?;
         let len = check_length(prefix, RESPONSE_BYTES_MAX).map_err(invalid)?;
@@ -101,6 +96,16 @@ impl Answers {
         }
         Ok(frame.freeze())
     }
+}
+
+/// Reads an answer, which has to be the one to this request.
+pub fn decode_answer<R: Request>(frame: Bytes, version: i16, correlation_id: i32) -> io::Result<R::Response> {
+    let response = ResponseFrame::parse(frame, R::API_KEY, version).map_err(invalid)?;
+    if response.correlation_id != correlation_id {
+        let text = format!("answer {} came where {correlation_id} was due", response.correlation_id);
+        return Err(invalid(text));
+    }
+    response.decode(version).map_err(invalid)
 }
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

@@ -182,6 +182,8 @@ settings! {
     pub struct TransactionConfig {
         timeout_max: Duration = "transaction.max.timeout.ms",
         partition_verification_enable: bool = "transaction.partition.verification.enable",
+        /// How long a transaction's first batch waits for the end of the transaction before.
+        add_partitions_patience: Duration = "add.partitions.to.txn.retry.backoff.max.ms",
         abort_timed_out_interval: Duration = "transaction.abort.timed.out.transaction.cleanup.interval.ms",
         remove_expired_interval: Duration = "transaction.remove.expired.transaction.cleanup.interval.ms",
         id_expiration: Duration = "transactional.id.expiration.ms",

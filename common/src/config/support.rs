@@ -23,7 +23,8 @@ const SHARE: &str = "share groups are not served yet";
 const STREAMS: &str = "streams groups are not served yet";
 const GROUPS: &str = "groups of the consumer protocol (KIP-848) are not served yet; those of the classic protocol are";
 const COORDINATOR: &str = "requests of groups are handled, and appended, where they are read";
-const TRANSACTIONS: &str = "transactions are not served yet";
+const TWO_PHASES: &str = "two-phase commit (KIP-939) is not served yet";
+const ADD_PARTITIONS: &str = "the coordinator answers by itself when the transaction before is complete";
 const TOKENS: &str = "delegation tokens are not served yet";
 const JAVA: &str = "it names a Java class, and none is loaded";
 const JVM: &str = "it belongs to the JVM's metrics";
@@ -142,9 +143,11 @@ const BROKER: &[(&str, Support)] = &[
     ("offset.metadata.max.bytes", Honoured),
     ("offsets.*", Honoured),
     ("share.coordinator.*", WithoutEffect(SHARE)),
-    ("transaction.*", WithoutEffect(TRANSACTIONS)),
-    ("transactional.id.expiration.ms", WithoutEffect(TRANSACTIONS)),
-    ("add.partitions.to.txn.retry.*", WithoutEffect(TRANSACTIONS)),
+    ("transaction.two.phase.commit.enable", WithoutEffect(TWO_PHASES)),
+    ("transaction.*", Honoured),
+    ("transactional.id.expiration.ms", Honoured),
+    ("add.partitions.to.txn.retry.backoff.ms", WithoutEffect(ADD_PARTITIONS)),
+    ("add.partitions.to.txn.retry.backoff.max.ms", Honoured),
     // What would silently weaken a cluster if it were ignored.
     ("authorizer.class.name", Refused("authorisation is not served yet, and ignoring this would let everybody in")),
     ("create.topic.policy.class.name", Refused(JAVA)),

@@ -23,6 +23,7 @@ mod produce;
 mod records;
 mod three_brokers;
 mod topics;
+mod transactions;
 
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("group-members", group_members::compare),
     ("group-offsets", group_offsets::compare),
     ("group-admin", group_admin::compare),
+    ("transactions", transactions::compare),
     ("alter-configs", alter_configs::compare),
     ("administration", administration::compare),
     ("records", records::compare),
@@ -76,7 +78,10 @@ fn answers_are_kafkas() {
     let wanted = std::env::var("ODRADEK_DIFFERENTIAL").unwrap_or_default();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.split(',').any(|one| one == name);
     let groups = group_properties();
-    let spec = Spec::new(1, 1).set("offsets.topic.replication.factor", 1);
+    let spec = Spec::new(1, 1)
+        .set("offsets.topic.replication.factor", 1)
+        .set("transaction.state.log.replication.factor", 1)
+        .set("transaction.state.log.min.isr", 1);
     let spec = groups.iter().fold(spec, |spec, (name, value)| spec.set(name, value));
     spec.run(|cluster| {
         let properties = groups.each_ref().map(|(name, value)| (*name, value.as_str()));

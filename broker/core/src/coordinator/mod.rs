@@ -21,8 +21,10 @@ mod timeline;
 mod timers;
 
 pub use partition::{java_hash, partition_for};
-pub use runtime::{Completion, LoadError, Runtime, RuntimeConfig};
-pub use shard::{Append, CoordinatorLog, EncodedRecord, Origin, Shard, Ticket, Turn, response_error};
+pub use runtime::{Completion, LoadError, Runtime, RuntimeConfig, TransactionEnd};
+pub use shard::{
+    Append, AppendKind, CoordinatorLog, EncodedRecord, InTransaction, Origin, Shard, Ticket, Turn, response_error,
+};
 pub use timeline::TimelineMap;
 pub use timers::Timers;
 

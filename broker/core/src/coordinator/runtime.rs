@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use odradek_common::rng::Rng;
 use odradek_common::time::{Instant, Now};
-use odradek_common::{ErrorCode, Offset, ProducerId};
+use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId};
 use odradek_records::{Batches, Compression, EndTxnMarker, RecordBatchBuilder};
 
-use super::shard::{Append, CoordinatorLog, Origin, Shard, Ticket, Turn, response_error};
+use super::shard::{Append, AppendKind, CoordinatorLog, InTransaction, Origin, Shard, Ticket, Turn, response_error};
 use super::survey::Survey;
 use super::timers::Timers;
 
@@ -24,6 +24,16 @@ pub struct RuntimeConfig {
     /// The most that one batch may take, before compression.
     pub batch_bytes_max: usize,
     pub compression: Compression,
+}
+
+/// The end of a transaction that has written to a coordinator's log.
+#[derive(Clone, Copy, Debug)]
+pub struct TransactionEnd {
+    pub producer: ProducerId,
+    pub epoch: ProducerEpoch,
+    pub marker: EndTxnMarker,
+    /// The epoch is above that of the transaction's records (KIP-890).
+    pub bumped: bool,
 }
 
 /// The log holds what no coordinator has written.
@@ -98,6 +108,11 @@ impl<S: Shard> Runtime<S> {
     /// What the shard has to say to the operator since it was asked last.
     pub fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
+    }
+
+    /// What the rest of the broker is to do since this was asked last.
+    pub fn take_effects(&mut self) -> Vec<S::Effect> {
+        self.shard.take_effects()
     }
 
     /// Why records were left out of the load, with their number.
@@ -261,16 +276,16 @@ impl<S: Shard> Runtime<S> {
     pub fn end_transaction(
         &mut self,
         ticket: Ticket,
-        producer: (ProducerId, odradek_common::ProducerEpoch),
-        marker: EndTxnMarker,
+        end: TransactionEnd,
         response: S::Response,
         now: Now,
         log: &mut dyn CoordinatorLog,
     ) -> Vec<Completion<S>> {
-        let batch = marker.batch(producer.0, producer.1, now.wall);
-        match log.append(Append { batch, records: 1 }) {
+        let TransactionEnd { producer, epoch, marker, bumped } = end;
+        let batch = marker.batch(producer, epoch, now.wall);
+        match log.append(Append { batch, records: 1, kind: AppendKind::Marker { bumped } }) {
             Ok(offset) => {
-                self.shard.replay_marker(offset, producer.0, marker.is_commit);
+                self.shard.replay_marker(offset, producer, marker.is_commit);
                 self.written = offset.plus(1);
                 self.open.insert(ticket);
                 self.park(now, vec![(ticket, Ok(response))], None);
@@ -352,15 +367,17 @@ impl<S: Shard> Runtime<S> {
         &mut self,
         records: Vec<S::Record>,
         is_divisible: bool,
-        producer: Option<(ProducerId, odradek_common::ProducerEpoch)>,
+        transaction: Option<InTransaction>,
         now: Now,
         log: &mut dyn CoordinatorLog,
     ) -> Result<(), ErrorCode> {
         let mut records = records.into_iter().peekable();
         while records.peek().is_some() {
             let mut builder = RecordBatchBuilder::new().compression(self.config.compression);
-            if let Some((id, epoch)) = producer {
-                builder = builder.producer(id, epoch, -1).transactional(true);
+            let mut kind = AppendKind::Records;
+            if let Some(InTransaction { producer, epoch, guard }) = transaction {
+                builder = builder.producer(producer, epoch, -1).transactional(true);
+                kind = guard.map_or(kind, AppendKind::Verified);
             }
             let mut batched = Vec::new();
             while let Some(record) = records.peek() {
@@ -373,9 +390,10 @@ impl<S: Shard> Runtime<S> {
                 batched.extend(records.next());
             }
             let batch = builder.build().map_err(|_| ErrorCode::RecordListTooLarge)?;
-            let first = log.append(Append { batch, records: batched.len() })?;
+            let first = log.append(Append { batch, records: batched.len(), kind })?;
             for (record, n) in batched.into_iter().zip(0..) {
-                let origin = Origin { offset: first.plus(n), producer: producer.map(|(id, _)| id) };
+                let origin =
+                    Origin { offset: first.plus(n), producer: transaction.map(|transaction| transaction.producer) };
                 self.shard.replay(origin, record);
                 self.written = first.plus(n + 1);
             }
@@ -394,7 +412,7 @@ const RECORD_OVERHEAD_BYTES: usize = 32;
 struct Work<S: Shard> {
     records: Vec<S::Record>,
     is_divisible: bool,
-    producer: Option<(ProducerId, odradek_common::ProducerEpoch)>,
+    producer: Option<InTransaction>,
     replies: Vec<Completion<S>>,
     immediate: Vec<Completion<S>>,
     timers: Vec<(S::Timer, Option<Duration>)>,

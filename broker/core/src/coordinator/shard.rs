@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use odradek_common::rng::Rng;
 use odradek_common::time::{Now, Timestamp};
-use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId};
+use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId, VerificationGuard};
 use odradek_wire::EncodeError;
 
 /// Names a request until it is answered; chosen by whoever asks, once each.
@@ -36,6 +36,8 @@ pub trait Shard {
     type Timer: Ord + Clone;
     /// What the shard wants to know the outcome of.
     type Pending;
+    /// What the rest of the broker is to do, beside answering.
+    type Effect;
 
     fn encode(record: &Self::Record) -> Result<EncodedRecord, EncodeError>;
 
@@ -64,6 +66,9 @@ pub trait Shard {
 
     /// Records below `offset` are committed.
     fn on_committed(&mut self, offset: Offset);
+
+    /// What is to be done since this was asked last; asked after every step. An effect must rest on committed state.
+    fn take_effects(&mut self) -> Vec<Self::Effect>;
 }
 
 /// A batch for the log.
@@ -71,6 +76,28 @@ pub trait Shard {
 pub struct Append {
     pub batch: Bytes,
     pub records: usize,
+    pub kind: AppendKind,
+}
+
+/// What the log has to check of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AppendKind {
+    Records,
+    /// Of a transaction that was verified under this guard (KIP-890).
+    Verified(VerificationGuard),
+    /// The end of a transaction; `bumped`: in an epoch above that of its records.
+    Marker {
+        bumped: bool,
+    },
+}
+
+/// In which transaction a turn's records are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InTransaction {
+    pub producer: ProducerId,
+    pub epoch: ProducerEpoch,
+    /// Absent: it is open in this log.
+    pub guard: Option<VerificationGuard>,
 }
 
 /// The log under a shard: appends as the leader of the shard's epoch, in place.
@@ -85,7 +112,7 @@ pub struct Turn<'a, S: Shard + ?Sized> {
     pub rng: &'a mut dyn Rng,
     pub(super) records: Vec<S::Record>,
     pub(super) is_divisible: bool,
-    pub(super) producer: Option<(ProducerId, ProducerEpoch)>,
+    pub(super) producer: Option<InTransaction>,
     pub(super) replies: Vec<(Ticket, Result<S::Response, ErrorCode>)>,
     pub(super) immediate: Vec<(Ticket, Result<S::Response, ErrorCode>)>,
     pub(super) timers: Vec<(S::Timer, Option<Duration>)>,
@@ -129,8 +156,8 @@ impl<'a, S: Shard + ?Sized> Turn<'a, S> {
     }
 
     /// The turn's records belong to a transaction.
-    pub fn transactional(&mut self, producer: ProducerId, epoch: ProducerEpoch) {
-        self.producer = Some((producer, epoch));
+    pub fn transactional(&mut self, transaction: InTransaction) {
+        self.producer = Some(transaction);
     }
 
     /// Answers once all that was written until now, this turn's records included, is committed.

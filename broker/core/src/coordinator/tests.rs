@@ -59,6 +59,7 @@ impl Shard for Sum {
     type Response = i64;
     type Timer = &'static str;
     type Pending = ();
+    type Effect = ();
 
     fn encode(record: &i64) -> Result<EncodedRecord, EncodeError> {
         Ok((Bytes::from_static(b"n"), Some(Bytes::copy_from_slice(&record.to_be_bytes()))))
@@ -83,7 +84,7 @@ impl Shard for Sum {
                 add(turn, numbers);
             }
             Ask::AddInTransaction(n) => {
-                turn.transactional(ProducerId(7), ProducerEpoch(0));
+                turn.transactional(InTransaction { producer: ProducerId(7), epoch: ProducerEpoch(0), guard: None });
                 turn.reply(ticket, self.total);
                 turn.record(n);
             }
@@ -126,6 +127,10 @@ impl Shard for Sum {
 
     fn on_committed(&mut self, offset: Offset) {
         self.committed = offset;
+    }
+
+    fn take_effects(&mut self) -> Vec<()> {
+        Vec::new()
     }
 }
 
@@ -233,9 +238,14 @@ fn many_records_may_be_divided_and_a_new_leader_loads_the_same() {
     bench.ask(Ask::AddInTransaction(1_000));
     assert_eq!(bench.runtime.shard().total, 10_100);
     let marker = |is_commit| EndTxnMarker { is_commit, coordinator_epoch: 0 };
-    let producer = (ProducerId(7), ProducerEpoch(0));
+    let end = |is_commit| TransactionEnd {
+        producer: ProducerId(7),
+        epoch: ProducerEpoch(0),
+        marker: marker(is_commit),
+        bumped: false,
+    };
     let at = Ticket(bench.next);
-    bench.runtime.end_transaction(at, producer, marker(true), 0, bench.now, &mut bench.log);
+    bench.runtime.end_transaction(at, end(true), 0, bench.now, &mut bench.log);
     assert_eq!(bench.runtime.shard().total, 11_100);
     bench.ask(Ask::AddInTransaction(1_000));
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use odradek_common::time::Now;
-use odradek_common::{ErrorCode, Offset, ProducerId};
+use odradek_common::{ErrorCode, Offset, ProducerId, VerificationGuard};
 use odradek_wire::delete_groups_response::DeletableGroupResult;
 use odradek_wire::describe_groups_response::DescribedGroup;
 use odradek_wire::list_groups_response::ListedGroup;
@@ -31,7 +31,7 @@ use odradek_wire::offset_fetch_response::OffsetFetchResponseGroup;
 use odradek_wire::{
     EncodeError, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
     LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str,
-    SyncGroupRequest, SyncGroupResponse,
+    SyncGroupRequest, SyncGroupResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 
 pub use self::classic::{ClassicGroup, Member, State};
@@ -83,6 +83,8 @@ pub enum GroupRequest {
     Heartbeat(HeartbeatRequest),
     Leave(LeaveGroupRequest),
     Commit(GroupClient, OffsetCommitRequest),
+    /// Counts when its transaction is committed. The guard is of the verification, if there had to be one.
+    CommitInTransaction(TxnOffsetCommitRequest, Option<VerificationGuard>),
     /// With `require_stable`: waits for what is written.
     FetchStable(OffsetFetchRequestGroup),
     DeleteOffsets(OffsetDeleteRequest),
@@ -144,6 +146,7 @@ pub enum GroupResponse {
     Heartbeat(HeartbeatResponse),
     Leave(LeaveGroupResponse),
     Commit(OffsetCommitResponse),
+    CommitInTransaction(TxnOffsetCommitResponse),
     Fetch(OffsetFetchResponseGroup),
     DeleteOffsets(OffsetDeleteResponse),
     Delete(Vec<DeletableGroupResult>),
@@ -226,6 +229,7 @@ impl Shard for GroupShard {
     type Response = GroupResponse;
     type Timer = GroupTimer;
     type Pending = GroupPending;
+    type Effect = std::convert::Infallible;
 
     fn encode(record: &GroupRecord) -> Result<EncodedRecord, EncodeError> {
         records::encode(record)
@@ -245,6 +249,9 @@ impl Shard for GroupShard {
             GroupRequest::Heartbeat(request) => self.heartbeat(ticket, &request, turn),
             GroupRequest::Leave(request) => self.leave(ticket, &request, turn),
             GroupRequest::Commit(client, request) => self.commit(ticket, &client, &request, turn),
+            GroupRequest::CommitInTransaction(request, guard) => {
+                self.commit_in_transaction(ticket, &request, guard, turn);
+            }
             GroupRequest::FetchStable(request) => {
                 let response = self.fetch_offsets(&request, offsets::View::Latest);
                 turn.reply(ticket, GroupResponse::Fetch(response));
@@ -361,6 +368,10 @@ impl Shard for GroupShard {
 
     fn on_committed(&mut self, offset: Offset) {
         self.offsets.commit(offset);
+    }
+
+    fn take_effects(&mut self) -> Vec<std::convert::Infallible> {
+        Vec::new()
     }
 }
 

@@ -4,19 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use odradek_common::{ErrorCode, Offset, ProducerId, Uuid};
+use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId, Uuid, VerificationGuard};
 use odradek_wire::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use odradek_wire::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use odradek_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use odradek_wire::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
-use odradek_wire::{OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str};
+use odradek_wire::txn_offset_commit_response::{TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic};
+use odradek_wire::{
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str, TxnOffsetCommitRequest,
+    TxnOffsetCommitResponse,
+};
 
 use super::classic::{ClassicGroup, State};
 use super::records::{CommittedOffset, GroupRecord, OffsetKey};
 use super::{GroupClient, GroupResponse, GroupShard, GroupTurn};
-use crate::coordinator::{Origin, Ticket, TimelineMap};
+use crate::coordinator::{InTransaction, Origin, Ticket, TimelineMap};
 
 /// The first version that is told of a missing group as such.
 const GROUP_ID_NOT_FOUND: i16 = 9;
@@ -157,9 +161,7 @@ impl GroupShard {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-                let is_too_large = metadata.len() > self.config.metadata_max
-                    && metadata.encode_utf16().count() > self.config.metadata_max;
-                let error = if is_too_large { ErrorCode::OffsetMetadataTooLarge } else { ErrorCode::None };
+                let error = self.check_metadata(metadata);
                 partitions.push(OffsetCommitResponsePartition {
                     partition_index: partition.partition_index,
                     error_code: error.code(),
@@ -188,6 +190,80 @@ impl GroupShard {
         }
         let response = OffsetCommitResponse { topics, ..OffsetCommitResponse::default() };
         turn.reply(ticket, GroupResponse::Commit(response));
+    }
+
+    fn check_metadata(&self, metadata: &str) -> ErrorCode {
+        let max = self.config.metadata_max;
+        match metadata.len() > max && metadata.encode_utf16().count() > max {
+            true => ErrorCode::OffsetMetadataTooLarge,
+            false => ErrorCode::None,
+        }
+    }
+
+    fn check_commit_in_transaction(&self, request: &TxnOffsetCommitRequest) -> Result<(), ErrorCode> {
+        let generation = request.generation_id_or_member_epoch;
+        match self.groups.get(request.group_id.as_str()) {
+            Some(group) => {
+                group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation, true)
+            }
+            None if generation < 0 => Ok(()),
+            None => Err(ErrorCode::IllegalGeneration),
+        }
+    }
+
+    /// Offsets that count from the commit of the transaction that they are in (KIP-98, KIP-447).
+    pub(super) fn commit_in_transaction(
+        &mut self,
+        ticket: Ticket,
+        request: &TxnOffsetCommitRequest,
+        guard: Option<VerificationGuard>,
+        turn: &mut GroupTurn<'_>,
+    ) {
+        if let Err(error) = self.check_commit_in_transaction(request) {
+            return turn.refuse(ticket, error);
+        }
+        self.now_ms = turn.wall().0;
+        let group: Arc<str> = request.group_id.as_str().into();
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let name: Arc<str> = topic.name.as_str().into();
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in &topic.partitions {
+                let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
+                let error = self.check_metadata(metadata);
+                partitions.push(TxnOffsetCommitResponsePartition {
+                    partition_index: partition.partition_index,
+                    error_code: error.code(),
+                    ..TxnOffsetCommitResponsePartition::default()
+                });
+                if error.is_error() {
+                    continue;
+                }
+                let key = OffsetKey { group: group.clone(), topic: name.clone(), partition: partition.partition_index };
+                let offset = CommittedOffset {
+                    offset: partition.committed_offset,
+                    leader_epoch: partition.committed_leader_epoch,
+                    metadata: metadata.into(),
+                    commit_timestamp: self.now_ms,
+                    expire_timestamp: -1,
+                    topic_id: topic.topic_id,
+                };
+                turn.record(GroupRecord::Offset(key, Some(offset)));
+            }
+            topics.push(TxnOffsetCommitResponseTopic {
+                name: topic.name.clone(),
+                topic_id: topic.topic_id,
+                partitions,
+                ..TxnOffsetCommitResponseTopic::default()
+            });
+        }
+        turn.transactional(InTransaction {
+            producer: ProducerId(request.producer_id),
+            epoch: ProducerEpoch(request.producer_epoch),
+            guard,
+        });
+        let response = TxnOffsetCommitResponse { topics, ..TxnOffsetCommitResponse::default() };
+        turn.reply(ticket, GroupResponse::CommitInTransaction(response));
     }
 
     // ---- fetch ----

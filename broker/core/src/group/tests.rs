@@ -16,7 +16,7 @@ use odradek_wire::sync_group_request::SyncGroupRequestAssignment;
 use odradek_wire::{ConsumerProtocolSubscription, encode_versioned};
 
 use super::*;
-use crate::coordinator::{Append, CoordinatorLog, Runtime, RuntimeConfig};
+use crate::coordinator::{Append, CoordinatorLog, Runtime, RuntimeConfig, TransactionEnd};
 
 mod expiry;
 mod transactions;
@@ -298,8 +298,9 @@ impl Bench {
 
     fn end_transaction(&mut self, producer: ProducerId, is_commit: bool) {
         let marker = EndTxnMarker { is_commit, coordinator_epoch: 1 };
-        let (ticket, producer) = (Ticket(u64::MAX), (producer, ProducerEpoch(0)));
-        let done = self.runtime.end_transaction(ticket, producer, marker, GroupResponse::Done, self.now, &mut self.log);
+        let ticket = Ticket(u64::MAX);
+        let end = TransactionEnd { producer, epoch: ProducerEpoch(0), marker, bumped: false };
+        let done = self.runtime.end_transaction(ticket, end, GroupResponse::Done, self.now, &mut self.log);
         self.take(done);
         self.answers.remove(&u64::MAX);
     }

@@ -1,7 +1,8 @@
 //! A partition under a coordinator of this broker: appends fenced by the leader epoch, and news of what is committed.
 
-use odradek_broker_storage::AppendOrigin;
-use odradek_common::{ErrorCode, LeaderEpoch, Offset};
+use odradek_broker_core::coordinator::AppendKind;
+use odradek_broker_storage::{AppendOrigin, Unverified};
+use odradek_common::{ErrorCode, LeaderEpoch, Offset, VerificationGuard};
 use tokio::sync::watch;
 
 use super::{After, Context, News, Partition, Role, Room, check_room, flush_within};
@@ -14,6 +15,7 @@ impl Partition {
         &self,
         epoch: LeaderEpoch,
         records: &[u8],
+        kind: AppendKind,
         context: Context<'_>,
     ) -> (Result<Offset, PartitionError>, After) {
         let mut guard = self.lock();
@@ -31,8 +33,12 @@ impl Partition {
         if let Err(full) = check_room(log, inner.checkpoint_owed, Room::None) {
             return (Err(PartitionError::new(ErrorCode::KafkaStorageError, full.to_string())), After::default());
         }
-        let appended =
-            log.append_as_leader(records, leader.leader_epoch(), AppendOrigin::Coordinator, context.now.wall);
+        let origin = match kind {
+            AppendKind::Records => AppendOrigin::Coordinator,
+            AppendKind::Verified(guard) => AppendOrigin::VerifiedCoordinator(guard),
+            AppendKind::Marker { bumped } => AppendOrigin::Marker { bumped },
+        };
+        let appended = log.append_as_leader(records, leader.leader_epoch(), origin, context.now.wall);
         let info = match appended {
             Ok(info) => info,
             Err(error) => {
@@ -52,6 +58,22 @@ impl Partition {
         after.wake.fetches.extend(inner.wake_followers());
         after.wake.sessions.extend(inner.tell(News::Appended));
         (Ok(info.first_offset), after)
+    }
+
+    /// Begins the verification of a transaction's first batch, as the leader. `None`: the transaction is open here.
+    pub fn begin_verification(
+        &self,
+        batch: Unverified,
+        context: Context<'_>,
+    ) -> Result<Option<VerificationGuard>, PartitionError> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        match (&inner.role, &mut inner.log) {
+            (Role::Leader(_), Some(log)) => log
+                .begin_verification(batch, context.now.wall)
+                .map_err(|error| PartitionError::new(error.code(), error.to_string())),
+            _ => Err(inner.refusal()),
+        }
     }
 
     /// The high watermark as it moves, while this replica leads. It ends with the leadership.

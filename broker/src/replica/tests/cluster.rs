@@ -427,7 +427,7 @@ impl Cluster {
         records: Bytes,
         acks: i16,
     ) -> Outcome<Vec<AppendResult>> {
-        let entries = vec![AppendEntry { partition, records }];
+        let entries = vec![AppendEntry::new(partition, records)];
         self.manager(id).append(entries, acks, LIMIT)
     }
 

@@ -115,7 +115,7 @@ async fn below_the_soft_mark_clients_are_refused_and_below_the_hard_one_everybod
         cluster.manager(2).look_at_disks();
     };
     let coordinated = async |partition| {
-        let entries = vec![super::super::AppendEntry { partition, records: batch(&["an offset"]) }];
+        let entries = vec![super::super::AppendEntry::new(partition, batch(&["an offset"]))];
         let appended = cluster.manager(1).append_as(AppendOrigin::Coordinator, entries, 1, LIMIT).wait().await;
         appended[0].error
     };

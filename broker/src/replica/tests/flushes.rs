@@ -195,7 +195,7 @@ async fn a_follower_says_that_it_has_what_it_has_flushed() {
         (operation == Operation::Sync && path.starts_with("/2")).then(|| Error::other("the disk is dying"))
     })));
     let outcome = cluster.manager(1).append(
-        vec![super::super::AppendEntry { partition, records: batch(&["fourth"]) }],
+        vec![super::super::AppendEntry::new(partition, batch(&["fourth"]))],
         -1,
         Duration::from_millis(500),
     );

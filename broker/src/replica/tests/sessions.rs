@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use odradek_broker_core::coordinator::AppendKind;
 use odradek_broker_core::fetch_session::Slot;
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, Offset, TopicId, TopicIdPartition};
 
@@ -141,7 +142,7 @@ async fn a_follower_hears_of_the_high_watermark_later_and_of_another_epoch_at_on
     // A coordinator's append is as good as a client's.
     let waiting = next(&cluster, &watch, params(LONG_MS), vec![]);
     assert!(!waiting.is_done());
-    let appended = cluster.manager(1).append_as_coordinator(tp, 0.into(), &batch(&["b"]));
+    let appended = cluster.manager(1).append_as_coordinator(tp, 0.into(), &batch(&["b"]), AppendKind::Records);
     assert_eq!(appended, Ok(Offset(1)));
     assert!(!woken(&cluster, waiting).await[0].2.is_empty());
     // Outside of the ISR each of its fetches counts.

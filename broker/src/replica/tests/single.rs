@@ -51,11 +51,11 @@ async fn bad_appends_are_refused_one_by_one() {
     let mut corrupt = batch(&["x"]).to_vec();
     *corrupt.last_mut().expect("not empty") ^= 1;
     let entries = vec![
-        AppendEntry { partition: tp(topic, 0), records: corrupt.into() },
-        AppendEntry { partition: tp(topic, 0), records: batch(&["good"]) },
-        AppendEntry { partition: tp(topic, 7), records: batch(&["nowhere"]) },
-        AppendEntry { partition: tp(TopicId::from_random([99; 16]), 0), records: batch(&["nowhere"]) },
-        AppendEntry { partition: tp(topic, 0), records: bytes::Bytes::from_static(b"short") },
+        AppendEntry::new(tp(topic, 0), corrupt.into()),
+        AppendEntry::new(tp(topic, 0), batch(&["good"])),
+        AppendEntry::new(tp(topic, 7), batch(&["nowhere"])),
+        AppendEntry::new(tp(TopicId::from_random([99; 16]), 0), batch(&["nowhere"])),
+        AppendEntry::new(tp(topic, 0), bytes::Bytes::from_static(b"short")),
     ];
     let results = done(cluster.manager(1).append(entries.clone(), -1, Duration::from_secs(1)));
     let errors: Vec<_> = results.iter().map(|result| result.error).collect();
@@ -213,7 +213,7 @@ async fn a_produce_that_cannot_be_committed_times_out() {
     let topic = cluster.create_topic("t", &[&[1, 2]], &[]);
     let tp = tp(topic, 0);
     cluster.until_leads(1, tp).await;
-    let entries = vec![AppendEntry { partition: tp, records: batch(&["a"]) }];
+    let entries = vec![AppendEntry::new(tp, batch(&["a"]))];
     let manager: Arc<_> = cluster.manager(1);
     let outcome = manager.append(entries.clone(), -1, Duration::from_millis(10));
     assert_eq!(outcome.wait().await[0].error, ErrorCode::RequestTimedOut);

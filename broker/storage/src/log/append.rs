@@ -6,7 +6,7 @@
 use std::io::IoSlice;
 
 use bytes::Bytes;
-use odradek_common::{LeaderEpoch, Offset, time::Timestamp};
+use odradek_common::{LeaderEpoch, Offset, VerificationGuard, time::Timestamp};
 use odradek_records::{Batch, BatchError, BatchHeader, EndTxnMarker, HEADER_BYTES, TimestampType, slices};
 
 use crate::error::{AppendError, StorageError};
@@ -19,8 +19,29 @@ use crate::validate;
 pub enum AppendOrigin {
     /// A produce request: everything is checked.
     Client,
+    /// As `Client`, in a transaction that was verified under this guard.
+    Verified(VerificationGuard),
     /// A group or transaction coordinator of this broker: no sequences, control records allowed.
     Coordinator,
+    /// As `Coordinator`, in a transaction that was verified under this guard.
+    VerifiedCoordinator(VerificationGuard),
+    /// The end of a transaction. `bumped`: in an epoch above that of its records, so that one that comes late cannot end
+    /// the next transaction (KIP-890, KIP-1228).
+    Marker { bumped: bool },
+}
+
+impl AppendOrigin {
+    pub fn is_client(self) -> bool {
+        matches!(self, Self::Client | Self::Verified(_))
+    }
+
+    /// What the batch's transaction was verified under.
+    pub(crate) fn guard(self) -> Option<VerificationGuard> {
+        match self {
+            Self::Verified(guard) | Self::VerifiedCoordinator(guard) => Some(guard),
+            Self::Client | Self::Coordinator | Self::Marker { .. } => None,
+        }
+    }
 }
 
 /// A successful append.
@@ -221,7 +242,7 @@ impl Log {
 
     /// What a batch got when it was appended the first time, if it is remembered. Its records are not looked at again.
     fn find_duplicate(&self, header: &BatchHeader, origin: AppendOrigin) -> Option<AppendInfo> {
-        if !header.has_producer() || origin != AppendOrigin::Client {
+        if !header.has_producer() || !origin.is_client() {
             return None;
         }
         let duplicate = self.producers.find_duplicate(header)?;

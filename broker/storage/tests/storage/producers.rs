@@ -1,17 +1,20 @@
 //! Idempotent and transactional producers.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use odradek_broker_storage::{AbortedTxn, AppendError, AppendOrigin, Log, LogConfig, Recovery};
+use odradek_broker_storage::{
+    AbortedTxn, AppendError, AppendOrigin, Log, LogConfig, ProducerStateConfig, Recovery, Unverified,
+};
 use odradek_common::fs::Fs;
 use odradek_common::mem_fs::{Crash, MemFs, Operation};
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::Timestamp;
-use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, VerificationGuard};
 use odradek_records::{EndTxnMarker, RecordBatchBuilder};
 
-use crate::support::{Home, NOW, append, batch, fill, idempotent};
+use crate::support::{Home, NOW, TOPIC_ID, append, batch, fill, idempotent};
 
 fn code(result: Result<odradek_broker_storage::AppendInfo, AppendError>) -> ErrorCode {
     result.map_or_else(
@@ -239,4 +242,107 @@ fn a_snapshot_from_before_the_first_segment_is_not_used() {
     assert_eq!(log.active_producers().count(), 0);
     append(&mut log, &idempotent(9, 0, 6, 1)).expect("of a producer that is not known any sequence is taken");
     assert!(!fs.exists(&home.file("00000000000000000003.snapshot")).expect("known"));
+}
+
+/// A log that takes a transaction's first batch only under a guard.
+fn verifying(home: &Home) -> Log {
+    let producers = ProducerStateConfig { verify_transactions: true, ..ProducerStateConfig::default() };
+    Log::open(home.location(), TOPIC_ID, Arc::default(), producers, Recovery::NEW, NOW).expect("the log opens")
+}
+
+fn begin(log: &mut Log, epoch: i16, sequence: i32, bumps_epoch: bool) -> Result<Option<VerificationGuard>, ErrorCode> {
+    let (producer, epoch) = (ProducerId(9), ProducerEpoch(epoch));
+    let batch = Unverified { producer, epoch, sequence, bumps_epoch };
+    log.begin_verification(batch, NOW).map_err(|error| error.code())
+}
+
+fn in_transaction(log: &mut Log, epoch: i16, sequence: i32, origin: AppendOrigin) -> ErrorCode {
+    let builder = RecordBatchBuilder::new().producer(ProducerId(9), ProducerEpoch(epoch), sequence).transactional(true);
+    code(log.append_as_leader(&fill(builder, 1, 10, NOW), LeaderEpoch(0), origin, NOW))
+}
+
+fn mark(log: &mut Log, epoch: i16, bumped: bool) -> ErrorCode {
+    let marker = EndTxnMarker { is_commit: true, coordinator_epoch: 5 };
+    let batch = marker.batch(ProducerId(9), ProducerEpoch(epoch), NOW);
+    code(log.append_as_leader(&batch, LeaderEpoch(0), AppendOrigin::Marker { bumped }, NOW))
+}
+
+#[test]
+fn a_transaction_begins_under_its_guard_and_no_other() {
+    use AppendOrigin::{Client, Coordinator, Verified, VerifiedCoordinator};
+    use ErrorCode::{InvalidProducerEpoch, InvalidTxnState, None as Fine};
+    let home = Home::real();
+    let mut log = verifying(&home);
+    assert_eq!(in_transaction(&mut log, 0, 0, Client), InvalidTxnState);
+    assert_eq!(in_transaction(&mut log, 0, -1, Coordinator), InvalidTxnState);
+    let first = begin(&mut log, 0, 0, false).expect("begun").expect("nothing is open");
+    assert_eq!(begin(&mut log, 0, 0, false), Ok(Some(first)), "who asks again goes on with it");
+    assert_eq!(in_transaction(&mut log, 0, 0, Client), InvalidTxnState);
+    assert_eq!(in_transaction(&mut log, 0, 0, Verified(first)), Fine);
+    // It is open here, and needs no more.
+    assert_eq!(begin(&mut log, 0, 1, false), Ok(None));
+    assert_eq!(in_transaction(&mut log, 0, 1, Client), Fine);
+    assert_eq!(mark(&mut log, 0, false), Fine);
+    // What was verified for the transaction before says nothing of the next (ABA).
+    let late = begin(&mut log, 0, 2, false).expect("begun").expect("nothing is open");
+    assert_eq!(mark(&mut log, 0, false), Fine);
+    assert_eq!(in_transaction(&mut log, 0, 2, Verified(late)), InvalidTxnState);
+    let next = begin(&mut log, 0, 2, false).expect("begun").expect("nothing is open");
+    assert_ne!(next, late);
+    assert_eq!(in_transaction(&mut log, 0, 2, Verified(late)), InvalidTxnState);
+    assert_eq!(in_transaction(&mut log, 0, 2, Verified(next)), Fine);
+    assert_eq!(mark(&mut log, 1, false), Fine);
+    assert_eq!(begin(&mut log, 0, 3, false), Err(InvalidProducerEpoch));
+    assert_eq!(in_transaction(&mut log, 0, 3, Verified(next)), InvalidProducerEpoch);
+    // Offsets of a group have no sequences.
+    let offsets = begin(&mut log, 1, -1, false).expect("begun").expect("nothing is open");
+    assert_eq!(in_transaction(&mut log, 1, -1, VerifiedCoordinator(offsets)), Fine);
+    // One that nobody comes back for is forgotten.
+    assert_eq!(mark(&mut log, 1, false), Fine);
+    let forgotten = begin(&mut log, 1, 0, false).expect("begun").expect("nothing is open");
+    log.expire_producers(Timestamp(NOW.0 + 24 * 60 * 60 * 1000));
+    assert_eq!(in_transaction(&mut log, 1, 0, Verified(forgotten)), InvalidTxnState);
+}
+
+#[test]
+fn a_batch_does_not_overtake_one_that_is_being_verified() {
+    use ErrorCode::{None as Fine, OutOfOrderSequenceNumber as Gap};
+    let home = Home::real();
+    let mut log = verifying(&home);
+    let guard = begin(&mut log, 0, 7, false).expect("begun").expect("nothing is open");
+    assert_eq!(begin(&mut log, 0, 3, false), Ok(Some(guard)));
+    assert_eq!(in_transaction(&mut log, 0, 7, AppendOrigin::Verified(guard)), Gap, "3 comes first");
+    assert_eq!(begin(&mut log, 2, 5, false), Ok(Some(guard)), "a new epoch counts anew");
+    assert_eq!(in_transaction(&mut log, 2, 5, AppendOrigin::Verified(guard)), Fine);
+    // With the second protocol each transaction begins with 0.
+    assert_eq!(mark(&mut log, 3, true), Fine);
+    let guard = begin(&mut log, 3, 1, true).expect("begun").expect("nothing is open");
+    assert_eq!(in_transaction(&mut log, 3, 1, AppendOrigin::Verified(guard)), Gap);
+    assert_eq!(begin(&mut log, 3, 0, true), Ok(Some(guard)));
+    assert_eq!(in_transaction(&mut log, 3, 0, AppendOrigin::Verified(guard)), Fine);
+}
+
+#[test]
+fn a_late_marker_does_not_end_the_next_transaction() {
+    use ErrorCode::{InvalidProducerEpoch, None as Fine};
+    let home = Home::real();
+    let mut log = verifying(&home);
+    let guard = begin(&mut log, 4, 0, true).expect("begun").expect("nothing is open");
+    assert_eq!(in_transaction(&mut log, 4, 0, AppendOrigin::Verified(guard)), Fine);
+    assert_eq!(mark(&mut log, 4, true), InvalidProducerEpoch, "an epoch above that of the records");
+    assert_eq!(mark(&mut log, 5, true), Fine);
+    // Its answer was lost, and the coordinator sends it again.
+    assert_eq!(mark(&mut log, 5, true), Fine);
+    let guard = begin(&mut log, 5, 0, true).expect("begun").expect("nothing is open");
+    assert_eq!(in_transaction(&mut log, 5, 0, AppendOrigin::Verified(guard)), Fine);
+    // The next transaction is open: this is the one before's, on its way since then.
+    assert_eq!(mark(&mut log, 5, true), InvalidProducerEpoch);
+    assert_eq!(mark(&mut log, 4, true), InvalidProducerEpoch);
+    assert!(log.has_ongoing_transaction(ProducerId(9)));
+    assert_eq!(mark(&mut log, 6, true), Fine);
+    assert!(!log.has_ongoing_transaction(ProducerId(9)));
+    // The first protocol ends a transaction in its own epoch.
+    let guard = begin(&mut log, 6, 0, false).expect("begun").expect("nothing is open");
+    assert_eq!(in_transaction(&mut log, 6, 0, AppendOrigin::Verified(guard)), Fine);
+    assert_eq!(mark(&mut log, 6, false), Fine);
 }

@@ -80,11 +80,11 @@ fn wrong_registrations_are_refused_by_name() {
         ),
         (
             RegisterBroker {
-                features: [valid.features.clone(), vec![range("transaction.version", 1, 2)]].concat(),
+                features: [valid.features.clone(), vec![range("group.version", 1, 2)]].concat(),
                 ..valid.clone()
             },
             ErrorCode::UnsupportedVersion,
-            "version 0 of transaction.version",
+            "version 0 of group.version",
         ),
     ] {
         let error = cluster.register(&request).expect_err(told);
@@ -161,7 +161,8 @@ fn a_cluster_is_born_once() {
     let mut cluster = Cluster::new(settings(&[]));
     assert_eq!(cluster.image.cluster_id(), crate::cluster::CLUSTER_ID);
     assert_eq!(cluster.image.feature_level("metadata.version"), 30);
-    assert_eq!(cluster.image.feature_level("transaction.version"), 0);
+    assert_eq!(cluster.image.feature_level("transaction.version"), 2);
+    assert_eq!(cluster.image.feature_level("group.version"), 0);
     let controller =
         odradek_metadata::ControllerRegistration { id: 1.into(), host: "localhost".to_owned(), port: 9192 };
     let controllers = [controller];

@@ -1,5 +1,8 @@
 //! Offsets that are committed with a transaction (KIP-447).
 
+use odradek_wire::TxnOffsetCommitRequest;
+use odradek_wire::txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic};
+
 use super::*;
 
 #[test]
@@ -37,4 +40,45 @@ fn offsets_of_a_transaction_count_when_it_is_committed() {
     };
     assert_eq!(bench_after(true), 7);
     assert_eq!(bench_after(false), 5);
+}
+
+#[test]
+fn a_commit_in_a_transaction_is_checked_written_and_kept_apart() {
+    let request = |generation: i32, metadata: &str| TxnOffsetCommitRequest {
+        transactional_id: "app".into(),
+        group_id: "g".into(),
+        producer_id: 9,
+        producer_epoch: 3,
+        generation_id_or_member_epoch: generation,
+        topics: vec![TxnOffsetCommitRequestTopic {
+            name: "t".into(),
+            partitions: vec![TxnOffsetCommitRequestPartition {
+                committed_offset: 7,
+                committed_metadata: Some(metadata.into()),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let mut bench = Bench::new(config());
+    let error_of = |bench: &mut Bench, generation: i32, metadata: &str| match bench
+        .ask(GroupRequest::CommitInTransaction(request(generation, metadata), None))
+    {
+        Ok(GroupResponse::CommitInTransaction(response)) => {
+            ErrorCode::from_code(response.topics[0].partitions[0].error_code)
+        }
+        Ok(other) => panic!("another answer: {other:?}"),
+        Err(error) => error,
+    };
+    assert_eq!(error_of(&mut bench, 0, ""), ErrorCode::IllegalGeneration, "there is no such group");
+    assert_eq!(error_of(&mut bench, -1, "longer than ten"), ErrorCode::OffsetMetadataTooLarge);
+    assert_eq!(bench.log.end, 0, "nothing was to be written");
+    assert_eq!(error_of(&mut bench, -1, ""), ErrorCode::None);
+    let batch = odradek_records::BatchHeader::parse(&bench.log.batches[0]).expect("a batch");
+    assert!(batch.attributes.is_transactional());
+    assert_eq!((batch.producer_id, batch.producer_epoch, batch.base_sequence), (ProducerId(9), ProducerEpoch(3), -1));
+    assert_eq!(bench.committed(), -1, "it is open");
+    bench.end_transaction(ProducerId(9), true);
+    assert_eq!(bench.committed(), 7);
 }

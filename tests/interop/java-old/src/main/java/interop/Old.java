@@ -71,6 +71,7 @@ public final class Old {
             }
             old.refusals();
             old.fill();
+            old.transactions();
             for (String assignor : Arrays.asList(args).subList(1, args.length)) {
                 old.joinAndLeave(assignor);
             }
@@ -180,6 +181,37 @@ public final class Old {
         }
     }
 
+    /** By the first protocol, with a group's offsets in the transactions. */
+    private void transactions() throws Exception {
+        create("old-ledger", 1, Collections.emptyMap());
+        TopicPartition source = new TopicPartition(TOPIC, 0);
+        try (KafkaProducer<String, String> producer = producer("transactional.id", "old-bank");
+                Member member = new Member("old-transactions", null)) {
+            producer.initTransactions();
+            for (int i = 0; i < 10; i++) {
+                producer.beginTransaction();
+                producer.send(new ProducerRecord<>("old-ledger", (i % 2 == 0 ? "kept " : "dropped ") + i));
+                producer.sendOffsetsToTransaction(Collections.singletonMap(source, new OffsetAndMetadata(i)), "old-transactions");
+                if (i % 2 == 0) {
+                    producer.commitTransaction();
+                } else {
+                    producer.flush();
+                    producer.abortTransaction();
+                }
+            }
+            member.consumer.assign(Collections.singletonList(new TopicPartition("old-ledger", 0)));
+            List<ConsumerRecord<String, String>> found = member.next(5);
+            for (int i = 0; i < 5; i++) {
+                is("a committed record", found.get(i).value(), "kept " + 2 * i);
+            }
+            // The markers come a moment after the answer.
+            until("the offset of the last commit", Collections.emptyList(), () -> {
+                OffsetAndMetadata committed = member.consumer.committed(source);
+                return committed != null && committed.offset() == 8;
+            });
+        }
+    }
+
     // ---------------------------------------------------------------- groups
 
     private final class Member implements ConsumerRebalanceListener, AutoCloseable {
@@ -193,6 +225,7 @@ public final class Old {
             settings.put("group.id", group);
             settings.put("enable.auto.commit", false);
             settings.put("auto.offset.reset", "earliest");
+            settings.put("isolation.level", "read_committed");
             settings.put("heartbeat.interval.ms", 100);
             settings.put("session.timeout.ms", 30_000);
             if (assignor != null) {

@@ -42,6 +42,7 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * consumers BOOTSTRAP               what {@link Consumers} says; prints OK
  * producers BOOTSTRAP               what {@link Producers} says; prints OK
  * admin BOOTSTRAP                   what {@link Admins} says; prints OK
+ * transactions BOOTSTRAP            what {@link Transactions} says; prints OK
  * not-served BOOTSTRAP              what {@link NotServed} says; prints OK
  * </pre>
  */
@@ -59,9 +60,10 @@ public final class Main {
             case "consumers" -> Consumers.run(args[1]);
             case "producers" -> Producers.run(args[1]);
             case "admin" -> Admins.run(args[1]);
+            case "transactions" -> Transactions.run(args[1]);
             case "not-served" -> NotServed.run(args[1]);
             default -> {
-                System.err.println("roundtrip|groups|consumers|producers|admin|not-served BOOTSTRAP, or survive|gap BOOTSTRAP TOPIC SECONDS");
+                System.err.println("roundtrip|groups|consumers|producers|admin|transactions|not-served BOOTSTRAP, or survive|gap BOOTSTRAP TOPIC SECONDS");
                 System.exit(2);
             }
         }

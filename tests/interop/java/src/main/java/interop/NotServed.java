@@ -6,21 +6,18 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import org.apache.kafka.clients.admin.AbortTransactionSpec;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.ScramCredentialInfo;
 import org.apache.kafka.clients.admin.ScramMechanism;
 import org.apache.kafka.clients.admin.UserScramCredentialUpsertion;
 import org.apache.kafka.common.KafkaFuture;
-import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.Uuid;
 import org.apache.kafka.common.acl.AccessControlEntry;
 import org.apache.kafka.common.acl.AclBinding;
 import org.apache.kafka.common.acl.AclBindingFilter;
 import org.apache.kafka.common.acl.AclOperation;
 import org.apache.kafka.common.acl.AclPermissionType;
-import org.apache.kafka.common.errors.InvalidRequestException;
 import org.apache.kafka.common.errors.UnsupportedVersionException;
 import org.apache.kafka.common.quota.ClientQuotaAlteration;
 import org.apache.kafka.common.quota.ClientQuotaEntity;
@@ -37,12 +34,7 @@ final class NotServed {
             for (Map.Entry<String, KafkaFuture<?>> each : byVersion(admin).entrySet()) {
                 fails(UnsupportedVersionException.class, each.getKey(), each.getValue());
             }
-            // These look for a coordinator first.
-            for (Map.Entry<String, KafkaFuture<?>> each : byCoordinator(admin).entrySet()) {
-                fails(InvalidRequestException.class, each.getKey(), each.getValue());
-            }
         }
-        Producers.notServed(bootstrap);
         Consumers.notServed(bootstrap);
         System.out.println("OK");
     }
@@ -66,19 +58,10 @@ final class NotServed {
         asked.put("renewDelegationToken", admin.renewDelegationToken(new byte[] {1}).expiryTimestamp());
         asked.put("expireDelegationToken", admin.expireDelegationToken(new byte[] {1}).expiryTimestamp());
         asked.put("describeDelegationToken", admin.describeDelegationToken().delegationTokens());
-        asked.put("listTransactions", admin.listTransactions().all());
-        asked.put("abortTransaction", admin.abortTransaction(new AbortTransactionSpec(new TopicPartition("t", 0), 1, (short) 0, 0)).all());
         asked.put("addRaftVoter", admin.addRaftVoter(9, Uuid.randomUuid(), Set.of()).all());
         asked.put("removeRaftVoter", admin.removeRaftVoter(9, Uuid.randomUuid()).all());
         asked.put("describeShareGroups", admin.describeShareGroups(List.of("g")).all());
         asked.put("describeStreamsGroups", admin.describeStreamsGroups(List.of("g")).all());
-        return asked;
-    }
-
-    private static Map<String, KafkaFuture<?>> byCoordinator(Admin admin) {
-        Map<String, KafkaFuture<?>> asked = new LinkedHashMap<>();
-        asked.put("describeTransactions", admin.describeTransactions(List.of("t")).all());
-        asked.put("fenceProducers", admin.fenceProducers(List.of("t")).all());
         return asked;
     }
 

@@ -10,7 +10,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.Future;
-import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
@@ -22,7 +21,6 @@ import org.apache.kafka.clients.producer.ProducerInterceptor;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.Cluster;
-import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.errors.InvalidTimestampException;
 import org.apache.kafka.common.errors.InvalidTopicException;
@@ -262,15 +260,6 @@ final class Producers {
         }
         try (var producer = Main.producer(bootstrap, Map.of("max.block.ms", 500))) {
             fails(TimeoutException.class, "a partition that is not there", producer.send(new ProducerRecord<>(TOPIC, PARTITIONS, "k", "v")));
-        }
-    }
-
-    /** Transactions: a clear answer from the first call on, and no waiting for ever. */
-    static void notServed(String bootstrap) {
-        try (var producer = Main.producer(bootstrap, Map.of("transactional.id", "not-yet", "max.block.ms", 30_000))) {
-            long started = System.nanoTime();
-            refused(KafkaException.class, "transactions", producer::initTransactions);
-            check(System.nanoTime() - started < TimeUnit.SECONDS.toNanos(29), "the answer is an answer, not the client's patience");
         }
     }
 

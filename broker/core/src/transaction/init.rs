@@ -1,0 +1,67 @@
+//! InitProducerId: a producer takes up a transactional id, and whoever had it before is fenced (KIP-98, KIP-360).
+
+use std::sync::Arc;
+
+use odradek_common::{ErrorCode, ProducerId};
+
+use super::state::{State, Transaction};
+use super::{Producer, TransactionResponse, TransactionShard, TransactionTurn};
+use crate::coordinator::Ticket;
+
+impl TransactionShard {
+    pub(super) fn init(
+        &mut self,
+        ticket: Ticket,
+        id: Arc<str>,
+        timeout_ms: i32,
+        expected: Option<Producer>,
+        fresh: Option<ProducerId>,
+        turn: &mut TransactionTurn<'_>,
+    ) {
+        if !(1..=self.config.timeout_max_ms).contains(&timeout_ms) {
+            return turn.refuse(ticket, ErrorCode::InvalidTransactionTimeout);
+        }
+        let now_ms = turn.wall().0;
+        let found = self.transactions.get(&*id);
+        let made;
+        let current = match (found, fresh) {
+            (Some(current), _) => current,
+            (None, Some(fresh)) => {
+                made = Transaction::new(fresh, timeout_ms, now_ms);
+                &made
+            }
+            (None, None) => return turn.reply_now(ticket, TransactionResponse::WantProducerId),
+        };
+        if current.state.is_prepared() {
+            return turn.refuse(ticket, ErrorCode::ConcurrentTransactions);
+        }
+        if expected.is_some_and(|expected| !current.knows(expected.id, expected.epoch)) {
+            return turn.refuse(ticket, ErrorCode::ProducerFenced);
+        }
+        let is_rotation_due = current.is_exhausted()
+            && (current.state == State::Ongoing || expected.is_none_or(|expected| expected.epoch == current.epoch));
+        let wants_id = is_rotation_due && (current.state != State::Ongoing || self.level.bumps_epoch());
+        if wants_id && fresh.is_none() {
+            return turn.reply_now(ticket, TransactionResponse::WantProducerId);
+        }
+        let fresh = fresh.filter(|_| wants_id);
+        let next = match (current.state, fresh) {
+            (State::Ongoing, fresh) => {
+                // The epoch that fences the former producer is told to nobody: when the abort is complete and this client
+                // asks again, it gets the one above.
+                let fenced = current.fenced(self.level, fresh, now_ms);
+                self.write(id, Some(fenced), turn);
+                return turn.refuse(ticket, ErrorCode::ConcurrentTransactions);
+            }
+            (_, Some(fresh)) => current.rotated(fresh, timeout_ms, expected.is_some(), now_ms),
+            // With no epoch left it was seen to above; here is only who asks again, or is fenced.
+            (_, None) => match current.initialised(timeout_ms, expected.map(|expected| expected.epoch), now_ms) {
+                Ok(next) => next,
+                Err(error) => return turn.refuse(ticket, error),
+            },
+        };
+        let producer = Producer { id: next.producer, epoch: next.epoch };
+        self.write(id, Some(next), turn);
+        turn.reply(ticket, TransactionResponse::Producer(producer));
+    }
+}

@@ -1,0 +1,133 @@
+//! Writes the ends of transactions to partitions that are led here, for whoever coordinates them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use odradek_broker_core::coordinator::TransactionEnd;
+use odradek_broker_core::group::OFFSETS_TOPIC;
+use odradek_common::{BrokerId, ErrorCode, PartitionIndex, ProducerEpoch, ProducerId, TopicIdPartition};
+use odradek_metadata::Image;
+use odradek_node::World;
+use odradek_node::world::BoxFuture;
+use odradek_records::EndTxnMarker;
+use odradek_wire::write_txn_markers_request::WritableTxnMarker;
+use odradek_wire::write_txn_markers_response::{
+    WritableTxnMarkerPartitionResult, WritableTxnMarkerResult, WritableTxnMarkerTopicResult,
+};
+
+use super::GroupCoordinators;
+use crate::metadata::MetadataCache;
+use crate::replica::{AppendEntry, AppendOrigin, Outcome, ReplicaManager};
+
+/// From this `transaction.version` on a marker's epoch is above that of its transaction (KIP-890, KIP-1228).
+const BUMPED_EPOCH: i8 = 2;
+
+/// Each marker is a batch of its own in each partition; it counts when all of the ISR has it.
+pub struct MarkerWriter {
+    world: World,
+    local: BrokerId,
+    cache: MetadataCache,
+    replicas: Arc<ReplicaManager>,
+    groups: Arc<GroupCoordinators>,
+    /// `request.timeout.ms`.
+    patience: Duration,
+}
+
+/// What becomes of one partition's marker.
+type Written = Outcome<ErrorCode>;
+
+impl MarkerWriter {
+    pub fn new(
+        world: World,
+        local: BrokerId,
+        cache: MetadataCache,
+        replicas: Arc<ReplicaManager>,
+        groups: Arc<GroupCoordinators>,
+        patience: Duration,
+    ) -> Self {
+        Self { world, local, cache, replicas, groups, patience }
+    }
+
+    /// Appends at once; what comes back is ready when all of it is committed, or has failed.
+    pub fn write(&self, markers: &[WritableTxnMarker]) -> BoxFuture<Vec<WritableTxnMarkerResult>> {
+        let image = self.cache.image();
+        let mut written = Vec::with_capacity(markers.len());
+        for marker in markers {
+            let mut topics = Vec::with_capacity(marker.topics.len());
+            for topic in &marker.topics {
+                let partitions = topic
+                    .partition_indexes
+                    .iter()
+                    .map(|index| (*index, self.write_to(&image, marker, &topic.name, PartitionIndex(*index))));
+                topics.push((topic.name.detached(), partitions.collect::<Vec<_>>()));
+            }
+            // As with Kafka, a marker for nowhere has no result.
+            if !topics.is_empty() {
+                written.push((marker.producer_id, topics));
+            }
+        }
+        Box::pin(async move {
+            let mut results = Vec::with_capacity(written.len());
+            for (producer_id, topics) in written {
+                let mut topic_results = Vec::with_capacity(topics.len());
+                for (name, partitions) in topics {
+                    let mut partition_results = Vec::with_capacity(partitions.len());
+                    for (partition_index, outcome) in partitions {
+                        let error_code = outcome.wait().await.code();
+                        partition_results.push(WritableTxnMarkerPartitionResult {
+                            partition_index,
+                            error_code,
+                            ..WritableTxnMarkerPartitionResult::default()
+                        });
+                    }
+                    topic_results.push(WritableTxnMarkerTopicResult {
+                        name,
+                        partitions: partition_results,
+                        ..WritableTxnMarkerTopicResult::default()
+                    });
+                }
+                results.push(WritableTxnMarkerResult {
+                    producer_id,
+                    topics: topic_results,
+                    ..WritableTxnMarkerResult::default()
+                });
+            }
+            results
+        })
+    }
+
+    fn write_to(&self, image: &Image, marker: &WritableTxnMarker, topic: &str, index: PartitionIndex) -> Written {
+        let found = image.topic_by_name(topic);
+        let registration = found.and_then(|topic| topic.partition(index));
+        // A partition that is not here is unknown, as with Kafka: whoever sends markers looks for its leader again.
+        let (Some(found), true) = (found, registration.is_some_and(|it| it.replicas.contains(&self.local))) else {
+            return Outcome::Done(ErrorCode::UnknownTopicOrPartition);
+        };
+        let id = TopicIdPartition { topic_id: found.id, partition: index };
+        let end = TransactionEnd {
+            producer: ProducerId(marker.producer_id),
+            epoch: ProducerEpoch(marker.producer_epoch),
+            marker: EndTxnMarker { is_commit: marker.transaction_result, coordinator_epoch: marker.coordinator_epoch },
+            bumped: marker.transaction_version >= BUMPED_EPOCH,
+        };
+        if topic == OFFSETS_TOPIC {
+            return match self.groups.end_transaction(index, end) {
+                Outcome::Done(result) => Outcome::Done(result.err().unwrap_or(ErrorCode::None)),
+                Outcome::Waiting(result) => {
+                    Outcome::Waiting(Box::pin(async move { result.await.err().unwrap_or(ErrorCode::None) }))
+                }
+            };
+        }
+        let batch = end.marker.batch(end.producer, end.epoch, self.world.timestamp());
+        let entries = vec![AppendEntry::new(id, batch)];
+        let origin = AppendOrigin::Marker { bumped: end.bumped };
+        match self.replicas.append_as(origin, entries, -1, self.patience) {
+            Outcome::Done(results) => Outcome::Done(first_error(&results)),
+            Outcome::Waiting(results) => Outcome::Waiting(Box::pin(async move { first_error(&results.await) })),
+        }
+    }
+}
+
+fn first_error(results: &[crate::replica::AppendResult]) -> ErrorCode {
+    results.first().map_or(ErrorCode::UnknownServerError, |result| result.error)
+}
