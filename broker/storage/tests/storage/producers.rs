@@ -240,3 +240,23 @@ fn a_snapshot_from_before_the_first_segment_is_not_used() {
     append(&mut log, &idempotent(9, 0, 6, 1)).expect("of a producer that is not known any sequence is taken");
     assert!(!fs.exists(&home.file("00000000000000000003.snapshot")).expect("known"));
 }
+
+#[test]
+fn truncation_keeps_what_the_snapshot_at_the_logs_start_knows() {
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    append(&mut log, &idempotent(9, 0, 0, 3)).expect("0 to 2");
+    log.roll(None, NOW).expect("rolled");
+    append(&mut log, &batch(1, 10, NOW)).expect("3");
+    append(&mut log, &batch(1, 10, NOW)).expect("4");
+    log.set_high_watermark(Offset(4));
+    log.delete_records_before(Offset(3)).expect("deleted");
+    log.delete_old_segments(NOW).expect("chosen").run().expect("removed");
+    assert_eq!((log.log_start(), log.segment_count()), (Offset(3), 1));
+    assert!(log.truncate_to(Offset(4), NOW).expect("truncated"));
+    assert!(append(&mut log, &idempotent(9, 0, 0, 3)).expect("known").duplicate);
+    // As after a restart.
+    drop(log);
+    let mut log = home.reopen_after_crash(&LogConfig::default());
+    assert!(append(&mut log, &idempotent(9, 0, 0, 3)).expect("known").duplicate);
+}
