@@ -260,3 +260,24 @@ fn truncation_keeps_what_the_snapshot_at_the_logs_start_knows() {
     let mut log = home.reopen_after_crash(&LogConfig::default());
     assert!(append(&mut log, &idempotent(9, 0, 0, 3)).expect("known").duplicate);
 }
+
+/// The marker finds room, and its entry in the transaction index does not.
+#[test]
+fn a_marker_that_a_full_disk_has_refused_does_not_come_back() {
+    for seed in 0..40 {
+        let fs = MemFs::new();
+        let home = Home::memory(&fs);
+        let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+        append(&mut log, &transactional(1, 0)).expect("0");
+        log.flush(NOW).expect("flushed");
+        let used: usize = fs.files().iter().map(|file| fs.content(file).expect("there").len()).sum();
+        fs.set_capacity(Some(used as u64 + 100));
+        let refused = end(&mut log, 1, false, 0).expect_err("full");
+        assert!(refused.to_string().contains(" is full: "), "{refused}");
+        assert_eq!((log.log_end(), log.log_dir().failure().is_some()), (Offset(1), false));
+        drop(log);
+        fs.set_capacity(None);
+        fs.crash(Crash::PowerTears, &mut SplitMix64::new(seed));
+        assert_eq!(home.reopen_after_crash(&LogConfig::default()).log_end(), Offset(1), "seed {seed}");
+    }
+}
