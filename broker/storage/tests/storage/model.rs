@@ -94,6 +94,11 @@ struct Model {
     floor_sequences: BTreeMap<i64, i32>,
     /// A truncation was cut short: until the next flush a crash may bring back what it dropped.
     truncating: bool,
+    /// The log's end at the last cleaning, which went by what producers had written until then.
+    cleaned_by: i64,
+    /// Producers whose last batch was cut off after cleaning had gone by it, and perhaps dropped the one before: a rebuild
+    /// may find an older one for their last, as in Kafka, until they have written again.
+    set_back: BTreeSet<i64>,
 }
 
 impl Model {
@@ -102,6 +107,14 @@ impl Model {
     }
 
     fn cut(&mut self, end: i64) {
+        let dropped = self.batches.iter().filter(|batch| batch.end() > end && batch.base < self.cleaned_by);
+        for producer in dropped.filter_map(Appended::data_of) {
+            let mut left = self.batches.iter().rev().filter(|batch| batch.end() <= end);
+            if left.find(|batch| batch.data_of() == Some(producer)).is_some_and(|last| last.base < self.cleaned) {
+                self.set_back.insert(producer);
+            }
+        }
+        self.cleaned_by = self.cleaned_by.min(end);
         self.batches.retain(|batch| batch.end() <= end);
         self.safe = self.safe.min(self.end());
         self.high_watermark = self.high_watermark.min(end);
@@ -418,6 +431,10 @@ impl World {
                 if may_lack_records && log.active_producers().any(is_unknown) {
                     sequence = 0;
                 }
+                let known = log.active_producers().find(|of| of.producer_id.0 == producer);
+                if let Some(known) = known.filter(|_| model.set_back.contains(&producer)) {
+                    sequence = known.last_sequence + 1;
+                }
                 let batch = Appended { base, kind, epoch: model.epoch, sequence, records: records.collect() };
                 // It may be on disk even when the append fails.
                 model.batches.push(batch.clone());
@@ -427,6 +444,9 @@ impl World {
                     model.batches.pop();
                 }
                 appended?;
+                if batch.data_of().is_some() {
+                    model.set_back.remove(&producer);
+                }
                 if self.rng.below(2) == 0 {
                     model.high_watermark = log.log_end().0;
                     log.set_high_watermark(log.log_end());
@@ -482,6 +502,7 @@ impl World {
                     return Ok(());
                 }
                 model.cleaned = model.cleaned.max(log.last_stable_offset().0);
+                model.cleaned_by = log.log_end().0;
                 match try_clean(log, self.cleaned_to, config, Timestamp(self.now)) {
                     // A crash may lose the checkpoint, never the cleaning before it.
                     Ok(Some(to)) => self.cleaned_to = (self.rng.below(4) > 0).then_some(to),
