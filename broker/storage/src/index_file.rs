@@ -128,6 +128,8 @@ impl<const N: usize> IndexFile<N> {
             return Ok(());
         }
         let file = self.open(place, OpenMode::Create)?;
+        // Also when they do not fit: what was written of them and cut off again must not come back.
+        (self.dirty, self.is_unborn) = (true, false);
         let end = u64::from(stored) * N as u64;
         if let Err(error) = file.write_all_at(&[IoSlice::new(self.pending.as_flattened())], end) {
             // What fitted on a full disk must not pass for entries later.
@@ -138,7 +140,6 @@ impl<const N: usize> IndexFile<N> {
         }
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored + self.pending.len() as u32);
         self.pending.clear();
-        (self.dirty, self.is_unborn) = (true, false);
         Ok(())
     }
 

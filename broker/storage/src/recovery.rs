@@ -324,11 +324,11 @@ impl Loader {
     }
 
     /// Loads the newest sound snapshot at or below `end` into the producer state. Returns the offset it stands for. One below
-    /// the first segment is none: the batches between them, which would have to be added to it, are deleted.
+    /// the log's start is none: batches between them, which would have to be added to it, may be deleted.
     fn load_snapshot(&mut self, end: i64, log_start: i64) -> Result<i64, LogError> {
-        let first = self.segments.first().map_or(log_start, |segment| segment.base);
+        let start = self.segments.first().map_or(log_start, |segment| segment.base.max(log_start));
         let newest = |snapshots: &BTreeSet<i64>| snapshots.range(..=end).next_back().copied();
-        while let Some(offset) = newest(&self.snapshots).filter(|offset| *offset > log_start && *offset >= first) {
+        while let Some(offset) = newest(&self.snapshots).filter(|offset| *offset >= start) {
             let path = self.place.file(offset, producer_snapshot::SUFFIX);
             match self.place.guard("reading", || path.clone(), producer_snapshot::read(&self.place, offset))? {
                 Some(producers) => {
@@ -341,8 +341,8 @@ impl Loader {
                 }
             }
         }
-        self.producers.clear(first.max(log_start));
-        Ok(first.max(log_start))
+        self.producers.clear(start);
+        Ok(start)
     }
 
     fn remove_snapshot(&mut self, offset: i64) -> Result<(), StorageError> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use odradek_common::{LeaderEpoch, Offset, VerificationGuard, time::Timestamp};
 use odradek_records::{Batch, BatchError, BatchHeader, EndTxnMarker, HEADER_BYTES, TimestampType, slices};
 
-use crate::error::{AppendError, StorageError};
+use crate::error::{AppendError, SYNCING, StorageError};
 use crate::log::{Log, RECENT_BATCHES};
 use crate::segment::Located;
 use crate::validate;
@@ -303,12 +303,22 @@ impl Log {
     /// On a full disk: drops what was appended from `base` on, since not all that belongs to it could be written. Always
     /// fails.
     fn take_back(&mut self, base: Offset, error: StorageError, now: Timestamp) -> Result<(), StorageError> {
-        if error.is_full()
-            && let Err(failed) = self.truncate_to(base, now)
-        {
-            return Err(self.fail_to_cut(&failed.to_string()));
+        if error.is_full() {
+            if let Err(failed) = self.truncate_to(base, now) {
+                return Err(self.fail_to_cut(&failed.to_string()));
+            }
+            self.sync_cut()?;
         }
         Err(error)
+    }
+
+    /// What was taken back must not return after a power failure, in the place of what was appended there since, with the
+    /// same leader epoch.
+    fn sync_cut(&mut self) -> Result<(), StorageError> {
+        let place = self.place.clone();
+        let mut files = Vec::new();
+        self.active_mut().take_unsynced_log(&place, &mut files)?;
+        files.iter().try_for_each(|file| place.guard(SYNCING, || self.active().path(&place), file.sync_data()))
     }
 
     /// A log whose end is not what it was cannot be written to.
@@ -325,10 +335,11 @@ impl Log {
         let active = self.active_mut();
         let mut position = active.size;
         if let Err(error) = active.append(&place, buffers, headers, interval) {
-            if error.is_full()
-                && let Err(failed) = active.truncate(&place, end, position)
-            {
-                return Err(self.fail_to_cut(&failed.to_string()));
+            if error.is_full() {
+                if let Err(failed) = active.truncate(&place, end, position) {
+                    return Err(self.fail_to_cut(&failed.to_string()));
+                }
+                self.sync_cut()?;
             }
             return Err(error);
         }

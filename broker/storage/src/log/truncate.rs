@@ -87,7 +87,7 @@ impl Log {
         self.remove_snapshots(|offset| offset > end)?;
         let mut from = self.segments.first().map_or(start, |segment| segment.base.max(start));
         self.producers.clear(from);
-        for offset in self.snapshot_offsets()?.into_iter().rev().filter(|offset| *offset > start) {
+        for offset in self.snapshot_offsets()?.into_iter().rev().filter(|offset| *offset >= start) {
             let path = || place.file(offset, producer_snapshot::SUFFIX);
             if let Some(producers) = place.guard("reading", path, producer_snapshot::read(&place, offset))? {
                 self.producers.load(producers, offset, now);

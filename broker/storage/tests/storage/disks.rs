@@ -333,3 +333,36 @@ fn a_sync_without_room_is_a_failure() {
     let error = log.flush(NOW).expect_err("what was taken is lost");
     assert!(!error.is_full() && log.log_dir().failure().is_some(), "{error}");
 }
+
+/// Entries of batches that are cut off before the index is written again.
+#[test]
+fn index_entries_that_a_full_disk_has_refused_do_not_come_back() {
+    let config = LogConfig { index_interval_bytes: 1, ..LogConfig::default() };
+    for seed in 0..40 {
+        let fs = MemFs::new();
+        let home = Home::memory(&fs);
+        let mut log = home.open(&config, Recovery::NEW);
+        for _ in 0..3 {
+            append(&mut log, &batch(1, 10, NOW)).expect("appended");
+        }
+        log.close(NOW).expect("closed");
+        drop(log);
+        let mut log = home.open(&config, Recovery::NEW);
+        for _ in 0..3 {
+            append(&mut log, &batch(1, 10, NOW)).expect("appended");
+        }
+        log.release_idle_memory().expect("not idle yet");
+        fs.set_capacity(Some(used(&fs) + 8));
+        let refused = log.release_idle_memory().expect_err("full");
+        assert!(refused.is_full(), "{refused}");
+        fs.set_capacity(None);
+        log.truncate_to(Offset(3), NOW).expect("truncated");
+        log.roll(None, NOW).expect("rolled");
+        log.flush(NOW).expect("flushed");
+        drop(log);
+        let index = home.file("00000000000000000000.index");
+        let synced = fs.content(&index).expect("there");
+        fs.crash(Crash::PowerTears, &mut SplitMix64::new(seed));
+        assert_eq!(fs.content(&index).expect("there"), synced, "seed {seed}");
+    }
+}

@@ -51,7 +51,8 @@ struct Appended {
     base: i64,
     kind: Kind,
     epoch: i32,
-    /// Of its first record, where there is a producer.
+    /// Where there is a producer; the sequence is that of the first record.
+    producer_epoch: i16,
     sequence: i32,
     records: Vec<(String, Option<String>)>,
 }
@@ -92,8 +93,15 @@ struct Model {
     /// Where a log without batches goes on, and each producer with it.
     floor: i64,
     floor_sequences: BTreeMap<i64, i32>,
+    /// The epoch that each producer has reached.
+    producer_epochs: BTreeMap<i64, i16>,
     /// A truncation was cut short: until the next flush a crash may bring back what it dropped.
     truncating: bool,
+    /// The log's end at the last cleaning, which went by what producers had written until then.
+    cleaned_by: i64,
+    /// Producers whose last batch was cut off after cleaning had gone by it, and perhaps dropped the one before: a rebuild
+    /// may find an older one for their last, as in Kafka, and then they begin a new epoch.
+    set_back: BTreeSet<i64>,
 }
 
 impl Model {
@@ -102,6 +110,14 @@ impl Model {
     }
 
     fn cut(&mut self, end: i64) {
+        let dropped = self.batches.iter().filter(|batch| batch.end() > end && batch.base < self.cleaned_by);
+        for producer in dropped.filter_map(Appended::data_of) {
+            let mut left = self.batches.iter().rev().filter(|batch| batch.end() <= end);
+            if left.find(|batch| batch.data_of() == Some(producer)).is_some_and(|last| last.base < self.cleaned) {
+                self.set_back.insert(producer);
+            }
+        }
+        self.cleaned_by = self.cleaned_by.min(end);
         self.batches.retain(|batch| batch.end() <= end);
         self.safe = self.safe.min(self.end());
         self.high_watermark = self.high_watermark.min(end);
@@ -109,9 +125,22 @@ impl Model {
 
     /// What a producer goes on with, whether or not the log still has what came before.
     fn next_sequence(&self, producer: i64) -> i32 {
-        let last = self.batches.iter().rev().find(|batch| batch.data_of() == Some(producer));
+        let epoch = self.producer_epoch(producer);
+        let is_of_it = |batch: &&Appended| batch.data_of() == Some(producer) && batch.producer_epoch == epoch;
+        let last = self.batches.iter().rev().find(is_of_it);
         let floor = || self.floor_sequences.get(&producer).copied().unwrap_or(0);
         last.map_or_else(floor, |batch| batch.sequence + batch.records.len() as i32)
+    }
+
+    fn producer_epoch(&self, producer: i64) -> i16 {
+        self.producer_epochs.get(&producer).copied().unwrap_or(0)
+    }
+
+    /// What a producer does whose sequence is refused (KIP-360).
+    fn begin_producer_epoch(&mut self, producer: i64) {
+        self.producer_epochs.insert(producer, self.producer_epoch(producer) + 1);
+        self.floor_sequences.remove(&producer);
+        self.set_back.remove(&producer);
     }
 
     /// Everything readable is gone.
@@ -405,20 +434,21 @@ impl World {
                     _ => Kind::Transactional(producer),
                 };
                 let count = if matches!(kind, Kind::Marker { .. }) { 0 } else { 1 + self.rng.below(4) };
-                let base = model.end();
+                let (base, epoch) = (model.end(), model.epoch);
                 let records = (0..count).map(|at| {
-                    let value = (self.rng.below(4) > 0).then(|| format!("{}-{}", base + at as i64, model.epoch));
+                    let value = (self.rng.below(4) > 0).then(|| format!("{}-{epoch}", base + at as i64));
                     (format!("key-{}", self.rng.below(KEYS)), value)
                 });
-                let mut sequence = model.next_sequence(producer);
-                // A rebuild may find a producer's markers alone, and it begins anew then: retention has taken its records, or the
-                // last batch that cleaning has kept was cut off since, together with what was not committed.
+                // A rebuild may find a producer's markers alone: retention has taken its records, or the last batch that cleaning
+                // has kept was cut off since, together with what was not committed. Or it finds an older batch for the last.
                 let may_lack_records = self.config.cleanup_compact || model.start > 0;
-                let is_unknown = |of: ActiveProducer| of.producer_id.0 == producer && of.last_sequence < 0;
-                if may_lack_records && log.active_producers().any(is_unknown) {
-                    sequence = 0;
+                let known = log.active_producers().find(|of| of.producer_id.0 == producer);
+                let is_unknown = may_lack_records && known.is_some_and(|of| of.last_sequence < 0);
+                if is_unknown || (known.is_some() && model.set_back.contains(&producer)) {
+                    model.begin_producer_epoch(producer);
                 }
-                let batch = Appended { base, kind, epoch: model.epoch, sequence, records: records.collect() };
+                let (producer_epoch, sequence) = (model.producer_epoch(producer), model.next_sequence(producer));
+                let batch = Appended { base, kind, epoch, producer_epoch, sequence, records: records.collect() };
                 // It may be on disk even when the append fails.
                 model.batches.push(batch.clone());
                 let codec = Codec::ALL[self.rng.below(5) as usize];
@@ -482,6 +512,7 @@ impl World {
                     return Ok(());
                 }
                 model.cleaned = model.cleaned.max(log.last_stable_offset().0);
+                model.cleaned_by = log.log_end().0;
                 match try_clean(log, self.cleaned_to, config, Timestamp(self.now)) {
                     // A crash may lose the checkpoint, never the cleaning before it.
                     Ok(Some(to)) => self.cleaned_to = (self.rng.below(4) > 0).then_some(to),
@@ -615,12 +646,12 @@ fn append(log: &mut Log, batch: &Appended, codec: Codec, now: Timestamp) -> Resu
     let (bytes, origin) = match batch.kind {
         Kind::Marker { producer, commits } => {
             let marker = EndTxnMarker { is_commit: commits, coordinator_epoch: 0 };
-            (marker.batch(ProducerId(producer), ProducerEpoch(0), now), AppendOrigin::Coordinator)
+            (marker.batch(ProducerId(producer), ProducerEpoch(batch.producer_epoch), now), AppendOrigin::Coordinator)
         }
         kind => {
             let mut builder = RecordBatchBuilder::new().compression(codec);
             if let Kind::Idempotent(producer) | Kind::Transactional(producer) = kind {
-                builder = builder.producer(ProducerId(producer), ProducerEpoch(0), batch.sequence);
+                builder = builder.producer(ProducerId(producer), ProducerEpoch(batch.producer_epoch), batch.sequence);
                 builder = builder.transactional(matches!(kind, Kind::Transactional(_)));
             }
             for (key, value) in &batch.records {

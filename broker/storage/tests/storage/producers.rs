@@ -244,6 +244,47 @@ fn a_snapshot_from_before_the_first_segment_is_not_used() {
     assert!(!fs.exists(&home.file("00000000000000000003.snapshot")).expect("known"));
 }
 
+#[test]
+fn truncation_keeps_what_the_snapshot_at_the_logs_start_knows() {
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    append(&mut log, &idempotent(9, 0, 0, 3)).expect("0 to 2");
+    log.roll(None, NOW).expect("rolled");
+    append(&mut log, &batch(1, 10, NOW)).expect("3");
+    append(&mut log, &batch(1, 10, NOW)).expect("4");
+    log.set_high_watermark(Offset(4));
+    log.delete_records_before(Offset(3)).expect("deleted");
+    log.delete_old_segments(NOW).expect("chosen").run().expect("removed");
+    assert_eq!((log.log_start(), log.segment_count()), (Offset(3), 1));
+    assert!(log.truncate_to(Offset(4), NOW).expect("truncated"));
+    assert!(append(&mut log, &idempotent(9, 0, 0, 3)).expect("known").duplicate);
+    // As after a restart.
+    drop(log);
+    let mut log = home.reopen_after_crash(&LogConfig::default());
+    assert!(append(&mut log, &idempotent(9, 0, 0, 3)).expect("known").duplicate);
+}
+
+/// The marker finds room, and its entry in the transaction index does not.
+#[test]
+fn a_marker_that_a_full_disk_has_refused_does_not_come_back() {
+    for seed in 0..40 {
+        let fs = MemFs::new();
+        let home = Home::memory(&fs);
+        let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+        append(&mut log, &transactional(1, 0)).expect("0");
+        log.flush(NOW).expect("flushed");
+        let used: usize = fs.files().iter().map(|file| fs.content(file).expect("there").len()).sum();
+        fs.set_capacity(Some(used as u64 + 100));
+        let refused = end(&mut log, 1, false, 0).expect_err("full");
+        assert!(refused.to_string().contains(" is full: "), "{refused}");
+        assert_eq!((log.log_end(), log.log_dir().failure().is_some()), (Offset(1), false));
+        drop(log);
+        fs.set_capacity(None);
+        fs.crash(Crash::PowerTears, &mut SplitMix64::new(seed));
+        assert_eq!(home.reopen_after_crash(&LogConfig::default()).log_end(), Offset(1), "seed {seed}");
+    }
+}
+
 /// A log that takes a transaction's first batch only under a guard.
 fn verifying(home: &Home) -> Log {
     let producers = ProducerStateConfig { verify_transactions: true, ..ProducerStateConfig::default() };
