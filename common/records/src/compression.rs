@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn an_lz4_frame_that_kafka_cannot_read_is_refused() {
         let mut frame = Vec::new();
-        let content: Vec<u8> = (0..200_000u32).flat_map(|n| (n * n).to_le_bytes()).collect();
+        let content: Vec<u8> = (0..200_000u32).flat_map(|n| (n.wrapping_mul(n)).to_le_bytes()).collect();
         compress(Codec::Lz4.into(), &content, &mut frame).unwrap();
         let legacy = lz4_flex::frame::FrameInfo::new().legacy_frame(true);
         let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(legacy, Vec::new());
