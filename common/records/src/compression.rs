@@ -308,14 +308,14 @@ mod tests {
         let mut frame = Vec::new();
         let content: Vec<u8> = (0..200_000u32).flat_map(|n| (n.wrapping_mul(n)).to_le_bytes()).collect();
         compress(Codec::Lz4.into(), &content, &mut frame).unwrap();
-        let legacy = lz4_flex::frame::FrameInfo::new().legacy_frame(true);
-        let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(legacy, Vec::new());
-        encoder.write_all(b"legacy").unwrap();
+        // One block of a single literal run.
+        let block = [&[6 << 4][..], b"legacy"].concat();
+        let legacy = [&0x184C_2102u32.to_le_bytes()[..], &(block.len() as u32).to_le_bytes(), &block].concat();
         let skipped = [&0x184D_2A50u32.to_le_bytes()[..], &4u32.to_le_bytes(), b"skip", &frame].concat();
         for (why, bytes) in [
             ("no end mark", frame[..frame.len() - 4].to_vec()),
             ("half an end mark", frame[..frame.len() - 2].to_vec()),
-            ("a legacy frame", encoder.finish().unwrap()),
+            ("a legacy frame", legacy),
             ("a frame to skip", skipped),
             ("nothing", Vec::new()),
         ] {
