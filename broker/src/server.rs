@@ -94,6 +94,7 @@ async fn join(
     let previous = previous_broker_epoch.unwrap_or(BrokerEpoch::NONE);
     let request = life::request(config, &cluster_id, incarnation, endpoints, &directory_ids, previous);
     let epoch = tokio::select! {
+        biased;
         registered = life::register(world, &controller, config, request) => registered?,
         () = shutdown.wait() => return Ok(None),
     };
@@ -210,12 +211,14 @@ impl Running {
         let mut published = self.cache.subscribe_published();
         // Clients are let in once this broker knows its own registration, so that its first answers are not empty.
         tokio::select! {
+            biased;
             _ = published.wait_for(|offset| *offset >= self.epoch.0) => {}
             () = shutdown.wait() => {}
         }
         let network = Network::serve(&self.world, &self.api, listeners);
         tracing::info!(broker = %self.config.node_id, "serving");
         let replaced = tokio::select! {
+            biased;
             () = shutdown.wait() => None,
             status = status.wait_for(|status| status.replaced.is_some()) => {
                 status.ok().and_then(|status| status.replaced.clone())

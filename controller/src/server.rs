@@ -157,6 +157,7 @@ impl Front {
         let incoming = odradek_node::grpc::incoming(self.world.clone(), Arc::from(listener));
         let serving = self.router(&node, &handle)?.serve_with_incoming(incoming);
         let result = tokio::select! {
+            biased;
             served = serving => served.context("the gRPC server failed"),
             Ok(fatal) = failure => Err(fatal.into()),
             () = self.take_snapshots(&node) => Ok(()),

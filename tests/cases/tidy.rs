@@ -294,6 +294,22 @@ fn every_module_says_what_it_is() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
+/// tokio's draw of the branch to begin with depends on how many runtimes the process has made: a simulation would not be
+/// the same twice.
+#[test]
+fn what_is_simulated_selects_in_order() {
+    let simulated = ["broker/src", "controller/src", "tests/sim/src"];
+    let mut problems = Vec::new();
+    for (path, text) in simulated.iter().flat_map(|top| rust_sources(top)) {
+        for branches in text.split("select! {").skip(1) {
+            if !branches.split(" = ").next().is_some_and(|head| head.contains("biased;")) {
+                problems.push(format!("{}: `select!` without `biased;`", path.display()));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
 #[test]
 fn nothing_is_left_for_later_and_nothing_points_outside() {
     // Written in two halves so that this file does not contain them.

@@ -36,6 +36,7 @@ impl Api {
             let mut published = api.cache.subscribe_published();
             while let Some(until) = api.election_is_near() {
                 tokio::select! {
+                    biased;
                     changed = published.changed() => if changed.is_err() { break },
                     () = api.world.clock.sleep_until(until) => {}
                 }

@@ -49,6 +49,7 @@ impl Connections {
                 return;
             }
             tokio::select! {
+                biased;
                 () = one_less => {}
                 _ = limits.changed() => {}
             }

@@ -393,6 +393,7 @@ impl Fetching {
     async fn wait_for_change(&self, until: Option<Instant>) {
         match until {
             Some(until) => tokio::select! {
+                biased;
                 () = self.fetcher.changed.notified() => {}
                 () = self.manager.world.clock.sleep_until(until) => {}
             },

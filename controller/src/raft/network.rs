@@ -257,6 +257,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             response
         };
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             response = self.call(SNAPSHOT_TIMEOUT, call) => {
                 let response = response.map_err(Unreachable::from_string)?;

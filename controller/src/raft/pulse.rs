@@ -81,6 +81,7 @@ impl Pulse {
                 }
             };
             tokio::select! {
+                biased;
                 changed = state.changed() => if changed.is_err() { return },
                 () = self.world.clock.sleep_until(wake) => {}
             }

@@ -1,5 +1,5 @@
 //! The kernel's randomness, replaced for this process: `getrandom` answers from a generator of the calling thread,
-//! seeded by `on_seeded_thread`. Hash tables (`RandomState`), tokio's `select!` and the crates that use `rand` all draw
+//! seeded by `on_seeded_thread`. Hash tables (`RandomState`) and the crates that use `rand` all draw
 //! from there, so nothing that runs inside a simulation differs between two runs of one seed.
 
 use std::cell::Cell;
