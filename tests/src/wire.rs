@@ -133,7 +133,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn varint(out: &mut Vec<u8>, value: i64) {
+/// A number as records have it: zigzag, seven bits to a byte.
+pub fn varint(out: &mut Vec<u8>, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)) as u64;
     while rest >= 0x80 {
         out.push(rest as u8 | 0x80);

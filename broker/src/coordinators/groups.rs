@@ -57,10 +57,7 @@ impl GroupCoordinators {
         if let Some(refusal) = request.refusal(&self.groups) {
             return Outcome::Done(Ok(refusal));
         }
-        match self.led.driver(group) {
-            Ok(driver) => driver.request(request),
-            Err(error) => Outcome::Done(Err(error)),
-        }
+        self.led.request(group, request)
     }
 
     /// Reads what is committed of a group.
@@ -68,17 +65,9 @@ impl GroupCoordinators {
         self.led.driver(group)?.query(query)
     }
 
-    /// Asks every coordinator that is here. One that ends meanwhile has nothing to say; one that is not loaded is an error.
+    /// As [`Leaderships::query_all`].
     pub fn query_all(&self, query: &GroupQuery) -> Result<Vec<GroupResponse>, ErrorCode> {
-        let mut answers = Vec::new();
-        for driver in self.led.drivers() {
-            match driver.query(query.clone()) {
-                Ok(answer) => answers.push(answer),
-                Err(ErrorCode::NotCoordinator) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(answers)
+        self.led.query_all(query)
     }
 
     /// Appends the end of a transaction to a partition of `__consumer_offsets` and takes it in; answered when it is
@@ -87,17 +76,13 @@ impl GroupCoordinators {
         let Some(driver) = self.led.driver_of(index) else {
             return Outcome::Done(Err(ErrorCode::NotLeaderOrFollower));
         };
-        let of_leader = |answer: Answer<GroupShard>| match answer {
+        driver.end_transaction(end, GroupResponse::Done).map(|answer| match answer {
             Ok(_) => Ok(()),
             Err(
                 ErrorCode::CoordinatorNotAvailable | ErrorCode::CoordinatorLoadInProgress | ErrorCode::NotCoordinator,
             ) => Err(ErrorCode::NotLeaderOrFollower),
             Err(error) => Err(error),
-        };
-        match driver.end_transaction(end, GroupResponse::Done) {
-            Outcome::Done(answer) => Outcome::Done(of_leader(answer)),
-            Outcome::Waiting(answer) => Outcome::Waiting(Box::pin(async move { of_leader(answer.await) })),
-        }
+        })
     }
 
     // ---- metadata ----

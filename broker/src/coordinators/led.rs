@@ -8,8 +8,8 @@ use odradek_common::{BrokerId, ErrorCode, PartitionIndex, TopicId, TopicIdPartit
 use odradek_metadata::{Delta, Image};
 use odradek_node::World;
 
-use super::driver::{DrivenShard, Driver, EffectSink, Place};
-use crate::replica::ReplicaManager;
+use super::driver::{Answer, DrivenShard, Driver, EffectSink, Place};
+use crate::replica::{Outcome, ReplicaManager};
 
 /// What all partitions of a topic are coordinated by.
 pub(super) struct TopicSettings {
@@ -67,6 +67,30 @@ impl<S: DrivenShard> Leaderships<S> {
 
     pub fn drivers(&self) -> Vec<Arc<Driver<S>>> {
         self.read().drivers.values().cloned().collect()
+    }
+
+    /// Asks the coordinator of a key, if it is here.
+    pub fn request(&self, key: &str, request: S::Request) -> Outcome<Answer<S>> {
+        match self.driver(key) {
+            Ok(driver) => driver.request(request),
+            Err(error) => Outcome::Done(Err(error)),
+        }
+    }
+
+    /// Asks every coordinator that is here. One that ends meanwhile has nothing to say; one that is not loaded is an error.
+    pub fn query_all(&self, query: &S::Query) -> Result<Vec<S::Response>, ErrorCode>
+    where
+        S::Query: Clone,
+    {
+        let mut answers = Vec::new();
+        for driver in self.drivers() {
+            match driver.query(query.clone()) {
+                Ok(answer) => answers.push(answer),
+                Err(ErrorCode::NotCoordinator) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(answers)
     }
 
     /// Takes up and gives up leaderships. `make` makes the shard of a partition that is to be loaded.

@@ -111,23 +111,13 @@ impl MarkerWriter {
             bumped: marker.transaction_version >= BUMPED_EPOCH,
         };
         if topic == OFFSETS_TOPIC {
-            return match self.groups.end_transaction(index, end) {
-                Outcome::Done(result) => Outcome::Done(result.err().unwrap_or(ErrorCode::None)),
-                Outcome::Waiting(result) => {
-                    Outcome::Waiting(Box::pin(async move { result.await.err().unwrap_or(ErrorCode::None) }))
-                }
-            };
+            return self.groups.end_transaction(index, end).map(|result| result.err().unwrap_or(ErrorCode::None));
         }
         let batch = end.marker.batch(end.producer, end.epoch, self.world.timestamp());
         let entries = vec![AppendEntry::new(id, batch)];
         let origin = AppendOrigin::Marker { bumped: end.bumped };
-        match self.replicas.append_as(origin, entries, -1, self.patience) {
-            Outcome::Done(results) => Outcome::Done(first_error(&results)),
-            Outcome::Waiting(results) => Outcome::Waiting(Box::pin(async move { first_error(&results.await) })),
-        }
+        self.replicas
+            .append_as(origin, entries, -1, self.patience)
+            .map(|results| results.first().map_or(ErrorCode::UnknownServerError, |result| result.error))
     }
-}
-
-fn first_error(results: &[crate::replica::AppendResult]) -> ErrorCode {
-    results.first().map_or(ErrorCode::UnknownServerError, |result| result.error)
 }

@@ -127,7 +127,7 @@ impl TransactionCoordinators {
         patience: Duration,
     ) -> Outcome<Result<(), ErrorCode>> {
         let request = TransactionRequest::AddPartitions { id: id.into(), producer, partitions, version, patience };
-        map(self.ask(id, request), |_| Ok(()))
+        self.led.request(id, request).map(|answer| answer.map(drop))
     }
 
     /// Whether partitions are in a transaction: an error for all of them, or one for each.
@@ -138,17 +138,10 @@ impl TransactionCoordinators {
         partitions: Vec<NamedPartition>,
     ) -> Outcome<Result<Vec<(NamedPartition, ErrorCode)>, ErrorCode>> {
         let request = TransactionRequest::Verify { id: id.into(), producer, partitions };
-        map(self.ask(id, request), |response| match response {
+        self.led.request(id, request).map(|answer| match answer? {
             TransactionResponse::Verified(verified) => Ok(verified),
             _ => Err(ErrorCode::UnknownServerError),
         })
-    }
-
-    fn ask(&self, id: &str, request: TransactionRequest) -> Outcome<Answer<TransactionShard>> {
-        match self.led.driver(id) {
-            Ok(driver) => driver.request(request),
-            Err(error) => Outcome::Done(Err(error)),
-        }
     }
 
     /// Asks without a producer id, and again with one if it wants one: few requests do.
@@ -161,21 +154,21 @@ impl TransactionCoordinators {
             Ok(driver) => driver,
             Err(error) => return Outcome::Done(Err(error)),
         };
-        let producer = |response| match response {
+        let producer = |answer: Answer<TransactionShard>| match answer? {
             TransactionResponse::Producer(producer) => Ok(producer),
             _ => Err(ErrorCode::UnknownServerError),
         };
         match driver.request(request(None)) {
             Outcome::Done(Ok(TransactionResponse::WantProducerId)) => {}
-            asked => return map(asked, producer),
+            asked => return asked.map(producer),
         }
         if let Some(fresh) = self.ids.try_next() {
-            return map(driver.request(request(Some(fresh))), producer);
+            return driver.request(request(Some(fresh))).map(producer);
         }
         let ids = self.ids.clone();
         Outcome::Waiting(Box::pin(async move {
             let fresh = ids.next().await?;
-            driver.request(request(Some(fresh))).wait().await.and_then(producer)
+            producer(driver.request(request(Some(fresh))).wait().await)
         }))
     }
 
@@ -194,17 +187,9 @@ impl TransactionCoordinators {
         self.led.driver(id)?.query(TransactionQuery::Describe(vec![id.into()]))
     }
 
-    /// Asks every coordinator that is here. One that ends meanwhile has nothing to say; one that is not loaded is an error.
+    /// As [`Leaderships::query_all`].
     pub fn query_all(&self, query: &TransactionQuery) -> Result<Vec<TransactionResponse>, ErrorCode> {
-        let mut answers = Vec::new();
-        for driver in self.led.drivers() {
-            match driver.query(query.clone()) {
-                Ok(answer) => answers.push(answer),
-                Err(ErrorCode::NotCoordinator) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(answers)
+        self.led.query_all(query)
     }
 
     // ---- metadata ----
@@ -244,16 +229,6 @@ impl TransactionCoordinators {
     pub fn stop(&self) {
         self.led.stop();
         self.markers.stop();
-    }
-}
-
-fn map<T: Send + 'static>(
-    outcome: Outcome<Answer<TransactionShard>>,
-    change: impl FnOnce(TransactionResponse) -> Result<T, ErrorCode> + Send + 'static,
-) -> Outcome<Result<T, ErrorCode>> {
-    match outcome {
-        Outcome::Done(answer) => Outcome::Done(answer.and_then(change)),
-        Outcome::Waiting(answer) => Outcome::Waiting(Box::pin(async move { answer.await.and_then(change) })),
     }
 }
 

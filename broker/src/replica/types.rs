@@ -35,6 +35,15 @@ impl<T> Outcome<T> {
     }
 }
 
+impl<T: Send + 'static> Outcome<T> {
+    pub fn map<U: Send + 'static>(self, change: impl FnOnce(T) -> U + Send + 'static) -> Outcome<U> {
+        match self {
+            Self::Done(value) => Outcome::Done(change(value)),
+            Self::Waiting(future) => Outcome::Waiting(Box::pin(async move { change(future.await) })),
+        }
+    }
+}
+
 /// Who leads, as far as this broker knows, for a client that asked the wrong one (KIP-951).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CurrentLeader {

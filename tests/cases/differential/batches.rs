@@ -10,7 +10,7 @@ use odradek_common::time::Timestamp;
 use odradek_records::compression::compress;
 use odradek_records::{Batches, Codec, Compression, RecordBatchBuilder};
 use odradek_tests::differential::Pair;
-use odradek_tests::wire::{error, now_ms};
+use odradek_tests::wire::{error, now_ms, varint};
 use odradek_wire::fetch_request::{FetchPartition, FetchTopic};
 use odradek_wire::{FetchRequest, FetchResponse, ProduceResponse};
 
@@ -138,15 +138,6 @@ impl Body {
         record.extend_from_slice(&self.0);
         record
     }
-}
-
-fn varint(out: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
 }
 
 /// A batch of now around these records, which it says are `count`.
