@@ -19,7 +19,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use odradek_broker_core::coordinator::{
     Append, AppendKind, Completion, CoordinatorLog, Runtime, RuntimeConfig, Shard as _, Ticket,
 };
@@ -32,29 +31,11 @@ use odradek_common::time::{Instant, Now, Timestamp};
 use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId};
 use odradek_records::{Batches, Compression};
 
+#[path = "../src/coordinator/memory_log.rs"]
+mod memory_log;
+use memory_log::MemoryLog;
+
 const RECORDS_BYTES_MAX: usize = 1 << 20;
-
-/// A log in memory that refuses when told to.
-#[derive(Default)]
-struct MemoryLog {
-    batches: Vec<Bytes>,
-    end: i64,
-    refuse: Option<ErrorCode>,
-}
-
-impl CoordinatorLog for MemoryLog {
-    fn append(&mut self, append: Append) -> Result<Offset, ErrorCode> {
-        if let Some(error) = self.refuse {
-            return Err(error);
-        }
-        let first = Offset(self.end);
-        let mut batch = append.batch.to_vec();
-        batch[..8].copy_from_slice(&first.0.to_be_bytes());
-        self.batches.push(batch.into());
-        self.end += append.records as i64;
-        Ok(first)
-    }
-}
 
 struct Bench {
     runtime: Runtime<TransactionShard>,

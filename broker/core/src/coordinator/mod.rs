@@ -29,4 +29,6 @@ pub use timeline::TimelineMap;
 pub use timers::Timers;
 
 #[cfg(test)]
+pub(crate) mod memory_log;
+#[cfg(test)]
 mod tests;

@@ -9,29 +9,8 @@ use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId};
 use odradek_records::{Compression, EndTxnMarker};
 use odradek_wire::EncodeError;
 
+use super::memory_log::MemoryLog;
 use super::*;
-
-/// A log in memory that refuses when told to.
-#[derive(Default)]
-struct MemoryLog {
-    batches: Vec<Bytes>,
-    end: i64,
-    refuse: Option<ErrorCode>,
-}
-
-impl CoordinatorLog for MemoryLog {
-    fn append(&mut self, append: Append) -> Result<Offset, ErrorCode> {
-        if let Some(error) = self.refuse {
-            return Err(error);
-        }
-        let first = Offset(self.end);
-        let mut batch = append.batch.to_vec();
-        batch[..8].copy_from_slice(&first.0.to_be_bytes());
-        self.batches.push(batch.into());
-        self.end += append.records as i64;
-        Ok(first)
-    }
-}
 
 /// Adds numbers.
 #[derive(Default, Debug, PartialEq)]

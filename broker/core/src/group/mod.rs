@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use odradek_common::time::Now;
-use odradek_common::{ErrorCode, Offset, ProducerId, VerificationGuard};
+use odradek_common::{ErrorCode, Offset, ProducerId};
 use odradek_wire::delete_groups_response::DeletableGroupResult;
 use odradek_wire::describe_groups_response::DescribedGroup;
 use odradek_wire::list_groups_response::ListedGroup;
@@ -31,13 +31,13 @@ use odradek_wire::offset_fetch_response::OffsetFetchResponseGroup;
 use odradek_wire::{
     EncodeError, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
     LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str,
-    SyncGroupRequest, SyncGroupResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+    SyncGroupRequest, SyncGroupResponse,
 };
 
 pub use self::classic::{ClassicGroup, Member, State};
 use self::offsets::Offsets;
 pub use self::records::{CommittedOffset, GroupMetadata, GroupRecord, MemberRecord, OffsetKey};
-use crate::coordinator::{EncodedRecord, Origin, Shard, Ticket, Turn};
+use crate::coordinator::{EncodedRecord, InTransaction, Origin, Shard, Ticket, Turn};
 
 /// The topic of groups and offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -83,8 +83,8 @@ pub enum GroupRequest {
     Heartbeat(HeartbeatRequest),
     Leave(LeaveGroupRequest),
     Commit(GroupClient, OffsetCommitRequest),
-    /// Counts when its transaction is committed. The guard is of the verification, if there had to be one.
-    CommitInTransaction(TxnOffsetCommitRequest, Option<VerificationGuard>),
+    /// Counts when its transaction is committed (TxnOffsetCommit).
+    CommitInTransaction(InTransaction, OffsetCommitRequest),
     /// With `require_stable`: waits for what is written.
     FetchStable(OffsetFetchRequestGroup),
     DeleteOffsets(OffsetDeleteRequest),
@@ -146,7 +146,6 @@ pub enum GroupResponse {
     Heartbeat(HeartbeatResponse),
     Leave(LeaveGroupResponse),
     Commit(OffsetCommitResponse),
-    CommitInTransaction(TxnOffsetCommitResponse),
     Fetch(OffsetFetchResponseGroup),
     DeleteOffsets(OffsetDeleteResponse),
     Delete(Vec<DeletableGroupResult>),
@@ -249,8 +248,8 @@ impl Shard for GroupShard {
             GroupRequest::Heartbeat(request) => self.heartbeat(ticket, &request, turn),
             GroupRequest::Leave(request) => self.leave(ticket, &request, turn),
             GroupRequest::Commit(client, request) => self.commit(ticket, &client, &request, turn),
-            GroupRequest::CommitInTransaction(request, guard) => {
-                self.commit_in_transaction(ticket, &request, guard, turn);
+            GroupRequest::CommitInTransaction(transaction, request) => {
+                self.commit_in_transaction(ticket, transaction, &request, turn);
             }
             GroupRequest::FetchStable(request) => {
                 let response = self.fetch_offsets(&request, offsets::View::Latest);

@@ -4,18 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId, Uuid, VerificationGuard};
+use odradek_common::{ErrorCode, Offset, ProducerId, Uuid};
 use odradek_wire::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use odradek_wire::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use odradek_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use odradek_wire::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
-use odradek_wire::txn_offset_commit_response::{TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic};
-use odradek_wire::{
-    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str, TxnOffsetCommitRequest,
-    TxnOffsetCommitResponse,
-};
+use odradek_wire::{OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str};
 
 use super::classic::{ClassicGroup, State};
 use super::records::{CommittedOffset, GroupRecord, OffsetKey};
@@ -149,11 +145,16 @@ impl GroupShard {
         {
             group.start_session(&request.member_id, turn);
         }
+        let response = self.record_offsets(request, turn);
+        turn.reply(ticket, GroupResponse::Commit(response));
+    }
+
+    /// What a request asks to be kept, as far as it can be.
+    fn record_offsets(&self, request: &OffsetCommitRequest, turn: &mut GroupTurn<'_>) -> OffsetCommitResponse {
         let group: Arc<str> = request.group_id.as_str().into();
-        let now_ms = turn.wall().0;
         let expire_timestamp = match request.retention_time_ms {
             -1 => -1,
-            retention => now_ms.saturating_add(retention),
+            retention => self.now_ms.saturating_add(retention),
         };
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
@@ -175,7 +176,7 @@ impl GroupShard {
                     offset: partition.committed_offset,
                     leader_epoch: partition.committed_leader_epoch,
                     metadata: metadata.into(),
-                    commit_timestamp: now_ms,
+                    commit_timestamp: self.now_ms,
                     expire_timestamp,
                     topic_id: topic.topic_id,
                 };
@@ -188,8 +189,7 @@ impl GroupShard {
                 ..OffsetCommitResponseTopic::default()
             });
         }
-        let response = OffsetCommitResponse { topics, ..OffsetCommitResponse::default() };
-        turn.reply(ticket, GroupResponse::Commit(response));
+        OffsetCommitResponse { topics, ..OffsetCommitResponse::default() }
     }
 
     fn check_metadata(&self, metadata: &str) -> ErrorCode {
@@ -200,7 +200,7 @@ impl GroupShard {
         }
     }
 
-    fn check_commit_in_transaction(&self, request: &TxnOffsetCommitRequest) -> Result<(), ErrorCode> {
+    fn check_commit_in_transaction(&self, request: &OffsetCommitRequest) -> Result<(), ErrorCode> {
         let generation = request.generation_id_or_member_epoch;
         match self.groups.get(request.group_id.as_str()) {
             Some(group) => {
@@ -215,55 +215,17 @@ impl GroupShard {
     pub(super) fn commit_in_transaction(
         &mut self,
         ticket: Ticket,
-        request: &TxnOffsetCommitRequest,
-        guard: Option<VerificationGuard>,
+        transaction: InTransaction,
+        request: &OffsetCommitRequest,
         turn: &mut GroupTurn<'_>,
     ) {
         if let Err(error) = self.check_commit_in_transaction(request) {
             return turn.refuse(ticket, error);
         }
         self.now_ms = turn.wall().0;
-        let group: Arc<str> = request.group_id.as_str().into();
-        let mut topics = Vec::with_capacity(request.topics.len());
-        for topic in &request.topics {
-            let name: Arc<str> = topic.name.as_str().into();
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for partition in &topic.partitions {
-                let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-                let error = self.check_metadata(metadata);
-                partitions.push(TxnOffsetCommitResponsePartition {
-                    partition_index: partition.partition_index,
-                    error_code: error.code(),
-                    ..TxnOffsetCommitResponsePartition::default()
-                });
-                if error.is_error() {
-                    continue;
-                }
-                let key = OffsetKey { group: group.clone(), topic: name.clone(), partition: partition.partition_index };
-                let offset = CommittedOffset {
-                    offset: partition.committed_offset,
-                    leader_epoch: partition.committed_leader_epoch,
-                    metadata: metadata.into(),
-                    commit_timestamp: self.now_ms,
-                    expire_timestamp: -1,
-                    topic_id: topic.topic_id,
-                };
-                turn.record(GroupRecord::Offset(key, Some(offset)));
-            }
-            topics.push(TxnOffsetCommitResponseTopic {
-                name: topic.name.clone(),
-                topic_id: topic.topic_id,
-                partitions,
-                ..TxnOffsetCommitResponseTopic::default()
-            });
-        }
-        turn.transactional(InTransaction {
-            producer: ProducerId(request.producer_id),
-            epoch: ProducerEpoch(request.producer_epoch),
-            guard,
-        });
-        let response = TxnOffsetCommitResponse { topics, ..TxnOffsetCommitResponse::default() };
-        turn.reply(ticket, GroupResponse::CommitInTransaction(response));
+        let response = self.record_offsets(request, turn);
+        turn.transactional(transaction);
+        turn.reply(ticket, GroupResponse::Commit(response));
     }
 
     // ---- fetch ----

@@ -16,31 +16,11 @@ use odradek_wire::sync_group_request::SyncGroupRequestAssignment;
 use odradek_wire::{ConsumerProtocolSubscription, encode_versioned};
 
 use super::*;
-use crate::coordinator::{Append, CoordinatorLog, Runtime, RuntimeConfig, TransactionEnd};
+use crate::coordinator::memory_log::MemoryLog;
+use crate::coordinator::{Runtime, RuntimeConfig, TransactionEnd};
 
 mod expiry;
 mod transactions;
-
-#[derive(Default)]
-struct MemoryLog {
-    batches: Vec<Bytes>,
-    end: i64,
-    refuse: Option<ErrorCode>,
-}
-
-impl CoordinatorLog for MemoryLog {
-    fn append(&mut self, append: Append) -> Result<Offset, ErrorCode> {
-        if let Some(error) = self.refuse {
-            return Err(error);
-        }
-        let first = Offset(self.end);
-        let mut batch = append.batch.to_vec();
-        batch[..8].copy_from_slice(&first.0.to_be_bytes());
-        self.batches.push(batch.into());
-        self.end += append.records as i64;
-        Ok(first)
-    }
-}
 
 type Answer = Result<GroupResponse, ErrorCode>;
 

@@ -1,8 +1,5 @@
 //! Offsets that are committed with a transaction (KIP-447).
 
-use odradek_wire::TxnOffsetCommitRequest;
-use odradek_wire::txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic};
-
 use super::*;
 
 #[test]
@@ -44,15 +41,13 @@ fn offsets_of_a_transaction_count_when_it_is_committed() {
 
 #[test]
 fn a_commit_in_a_transaction_is_checked_written_and_kept_apart() {
-    let request = |generation: i32, metadata: &str| TxnOffsetCommitRequest {
-        transactional_id: "app".into(),
+    let transaction = InTransaction { producer: ProducerId(9), epoch: ProducerEpoch(3), guard: None };
+    let request = |generation: i32, metadata: &str| OffsetCommitRequest {
         group_id: "g".into(),
-        producer_id: 9,
-        producer_epoch: 3,
         generation_id_or_member_epoch: generation,
-        topics: vec![TxnOffsetCommitRequestTopic {
+        topics: vec![OffsetCommitRequestTopic {
             name: "t".into(),
-            partitions: vec![TxnOffsetCommitRequestPartition {
+            partitions: vec![OffsetCommitRequestPartition {
                 committed_offset: 7,
                 committed_metadata: Some(metadata.into()),
                 ..Default::default()
@@ -63,11 +58,9 @@ fn a_commit_in_a_transaction_is_checked_written_and_kept_apart() {
     };
     let mut bench = Bench::new(config());
     let error_of = |bench: &mut Bench, generation: i32, metadata: &str| match bench
-        .ask(GroupRequest::CommitInTransaction(request(generation, metadata), None))
+        .ask(GroupRequest::CommitInTransaction(transaction, request(generation, metadata)))
     {
-        Ok(GroupResponse::CommitInTransaction(response)) => {
-            ErrorCode::from_code(response.topics[0].partitions[0].error_code)
-        }
+        Ok(GroupResponse::Commit(response)) => ErrorCode::from_code(response.topics[0].partitions[0].error_code),
         Ok(other) => panic!("another answer: {other:?}"),
         Err(error) => error,
     };
