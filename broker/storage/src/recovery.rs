@@ -368,14 +368,7 @@ impl Loader {
                 if epochs {
                     assign_epoch(leader_epochs, header);
                 }
-                // The log start may lie inside a batch, of which the rest can be read.
-                if header.next_offset().0 > from {
-                    let marker = marker_at(place, segment, position, header)?;
-                    // Aborted transactions are in the transaction index already.
-                    if let Some(completed) = producers.apply(header, marker) {
-                        producers.complete(completed);
-                    }
-                }
+                replay_batch(producers, from, place, segment, position, header)?;
                 Ok(None)
             });
             match visited {
@@ -615,7 +608,7 @@ fn read_failed(place: &Place, segment: &Segment, error: &io::Error) -> LogError 
 }
 
 /// The marker in a control batch.
-pub(crate) fn marker_at(
+fn marker_at(
     place: &Place,
     segment: &Segment,
     position: u64,
@@ -627,6 +620,26 @@ pub(crate) fn marker_at(
     let batch = Batch { header: *header, bytes: segment.read_batch(place, position, header)? };
     EndTxnMarker::of_batch(&batch)
         .map_err(|error| segment.corruption(place, position, header.base_offset.0, error.to_string()))
+}
+
+/// Takes a stored batch into the state of producers, unless all of it lies below `from`: the log start may lie inside a
+/// batch, of which the rest can be read.
+pub(crate) fn replay_batch(
+    producers: &mut ProducerStates,
+    from: i64,
+    place: &Place,
+    segment: &Segment,
+    position: u64,
+    header: &BatchHeader,
+) -> Result<(), LogError> {
+    if header.next_offset().0 > from {
+        let marker = marker_at(place, segment, position, header)?;
+        // Aborted transactions are in the transaction index already.
+        if let Some(completed) = producers.apply(header, marker) {
+            producers.complete(completed);
+        }
+    }
+    Ok(())
 }
 
 /// Removes a segment's files, the log first: what is left without one is removed at the next start.

@@ -6,7 +6,7 @@ use crate::error::LogError;
 use crate::log::Log;
 use crate::patience::Patience;
 use crate::producer_snapshot;
-use crate::recovery::{marker_at, remove_segment};
+use crate::recovery::{remove_segment, replay_batch};
 use crate::segment::Segment;
 
 impl Log {
@@ -102,13 +102,7 @@ impl Log {
                 continue;
             }
             segment.visit_from(&place, from.max(segment.base), |position, header| {
-                // The log start may lie inside a batch, of which the rest can be read.
-                if header.next_offset().0 > from {
-                    let marker = marker_at(&place, segment, position, header)?;
-                    if let Some(completed) = producers.apply(header, marker) {
-                        producers.complete(completed);
-                    }
-                }
+                replay_batch(producers, from, &place, segment, position, header)?;
                 Ok(None::<()>)
             })?;
         }
