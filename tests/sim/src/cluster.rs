@@ -31,6 +31,8 @@ pub struct Cluster<'a> {
     failure: Arc<Mutex<Option<String>>>,
     pub history: Arc<History>,
     pub rng: SplitMix64,
+    /// How often each kind of fault was done.
+    pub faults: BTreeMap<String, u64>,
     clients: usize,
     brokers: usize,
     seed: u64,
@@ -54,6 +56,7 @@ impl<'a> Cluster<'a> {
             failure: Arc::default(),
             history: Arc::default(),
             rng: SplitMix64::new(seed),
+            faults: BTreeMap::new(),
             clients: 0,
             brokers,
             seed,
@@ -126,6 +129,15 @@ impl<'a> Cluster<'a> {
             }
         });
         self.nodes.insert(name, Node { fs, world });
+    }
+
+    pub fn count_fault(&mut self, name: &str) {
+        *self.faults.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// How much time has passed.
+    pub fn elapsed(&self) -> Duration {
+        self.sim.elapsed()
     }
 
     /// The brokers' addresses.
@@ -228,5 +240,12 @@ impl<'a> Cluster<'a> {
                 path.parent() == Some(&dir) && path.extension().is_some_and(|extension| extension == "log")
             });
         segments.flat_map(|path| node.fs.content(&path).unwrap_or_default()).collect()
+    }
+    /// Whether all brokers hold the same bytes of a partition that each of them replicates. Panics when there are none.
+    pub fn replicas_agree(&self, topic: &str, partition: i32) -> bool {
+        let brokers = self.node_names("broker-");
+        let logs: Vec<Vec<u8>> = brokers.iter().map(|broker| self.log_bytes(broker, topic, partition)).collect();
+        assert!(logs.iter().any(|log| !log.is_empty()), "{topic}-{partition} has no log");
+        logs.windows(2).all(|pair| pair[0] == pair[1])
     }
 }

@@ -2,7 +2,7 @@
 //! the check at the end: rules 1 to 4 of `docs/ARCHITECTURE.md`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,10 @@ pub struct History {
     /// One line an event, with its simulated time: equal for equal seeds.
     pub trace: Mutex<Vec<String>>,
     pub stop: AtomicBool,
+    /// Records that an oracle compared.
+    pub checked: AtomicU64,
+    /// How often each workload or oracle did what it is for, by name.
+    pub work: Mutex<BTreeMap<String, u64>>,
 }
 
 impl History {
@@ -56,6 +60,10 @@ impl History {
         let rule = rule.into();
         self.note(format_args!("BROKEN {rule}"));
         self.broken.lock().expect("no holder panics").push(rule);
+    }
+
+    pub fn count_work(&self, name: &str) {
+        *self.work.lock().expect("no holder panics").entry(name.to_owned()).or_default() += 1;
     }
 
     pub fn stops(&self) -> bool {
@@ -253,6 +261,7 @@ pub fn check(partition: i32, records: &[(i64, Vec<u8>)], history: &History) {
         last.insert(producer, number);
     }
     for record in history.acknowledged.lock().expect("no holder panics").iter() {
+        history.checked.fetch_add(u64::from(record.partition == partition), Ordering::Relaxed);
         if record.partition == partition && offsets.get(&(record.producer, record.number)) != Some(&record.offset) {
             history.broken.lock().expect("no holder panics").push(format!(
                 "rule 1: partition {partition}: producer {}, record {} was acknowledged at {} and is {}",
