@@ -47,7 +47,7 @@ fn value(node: &Node, name: &str) -> anyhow::Result<f64> {
     line.rsplit(' ').next().context("a value")?.parse().with_context(|| line.to_owned())
 }
 
-fn wait_value(node: &Node, name: &str, expected: f64) -> anyhow::Result<()> {
+pub(crate) fn wait_value(node: &Node, name: &str, expected: f64) -> anyhow::Result<()> {
     wait_for(&format!("{name} of {} is {expected}", node.name), LIMIT, || {
         let found = value(node, name)?;
         Ok((found == expected).then_some(()))

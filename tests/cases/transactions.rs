@@ -18,6 +18,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde_json::Value;
 
+use crate::metrics::wait_value;
+
 const LIMIT: Duration = Duration::from_secs(60);
 const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
 
@@ -162,8 +164,13 @@ fn operators_list_describe_find_and_abort_transactions() {
         .set("offsets.topic.replication.factor", 1)
         .set("transaction.state.log.replication.factor", 1)
         .set("transaction.state.log.min.isr", 1)
-        .set("transaction.partition.verification.enable", false);
+        .set("transaction.partition.verification.enable", false)
+        .set("odradek.metrics.listener", "127.0.0.1:0");
     spec.run(|cluster| {
+        let late = |count| {
+            let broker = cluster.brokers().next().context("a broker")?;
+            wait_value(broker, "kafka_server_replicamanager_partitionswithlatetransactionscount", count)
+        };
         real::create_topic(cluster.bootstrap(), "watched", 2, 1, &[])?;
         let (code, said) = odradek(cluster, "txn list")?;
         ensure!(code == Some(0) && said.contains("no transactions"), "{code:?} {said}");
@@ -184,7 +191,9 @@ fn operators_list_describe_find_and_abort_transactions() {
         ensure!(code == Some(4) && said.contains("nobody") && said.contains("Ongoing"), "{code:?} {said}");
         producer.commit_transaction(LIMIT)?;
 
+        late(0.0)?;
         hang(cluster, "watched")?;
+        late(1.0)?;
         producer.begin_transaction()?;
         send(&producer, "watched", 0, "behind it")?;
         producer.commit_transaction(LIMIT)?;
@@ -208,6 +217,7 @@ fn operators_list_describe_find_and_abort_transactions() {
         wait_for("what was behind it", LIMIT, || {
             Ok((read(cluster, "watched", 0, "read_committed")? == ["behind it"]).then_some(()))
         })?;
+        late(0.0)?;
         ensure!(json(cluster, "txn find-hanging")?["hanging"] == Value::Array(vec![]));
         let (code, said) = odradek(cluster, "txn abort watched 0 --start-offset 0")?;
         ensure!(code == Some(4) && said.contains("no open transaction"), "{code:?} {said}");

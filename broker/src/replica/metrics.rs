@@ -21,6 +21,8 @@ struct Counts {
     at_min_isr: usize,
     reassigning: usize,
     offline: usize,
+    late_transactions: usize,
+    producer_ids: usize,
 }
 
 /// What cannot be cleaned in a directory.
@@ -84,6 +86,16 @@ impl ReplicaManager {
                 counts.offline,
             ),
             Gauge::count(
+                "kafka_server_replicamanager_partitionswithlatetransactionscount",
+                "Partitions led here with a transaction that is open five minutes longer than transaction.max.timeout.ms.",
+                counts.late_transactions,
+            ),
+            Gauge::count(
+                "kafka_server_replicamanager_produceridcount",
+                "Producers whose sequences the logs here remember.",
+                counts.producer_ids,
+            ),
+            Gauge::count(
                 "kafka_log_logmanager_offlinelogdirectorycount",
                 "Log directories that have failed.",
                 offline_dirs,
@@ -119,10 +131,13 @@ impl ReplicaManager {
     fn counts(&self) -> Counts {
         let (image, local) = (self.image(), self.local());
         let mut counts = Counts::default();
+        let (now, late_after_ms) = (self.world.timestamp(), self.late_after_ms());
         for partition in self.all_partitions() {
             let registration = image.partition(partition.id.topic_id, partition.id.partition);
             counts.all += 1;
             counts.offline += usize::from(partition.is_offline());
+            counts.producer_ids += partition.producer_count();
+            counts.late_transactions += usize::from(!partition.late_transactions(now, late_after_ms).is_empty());
             if let Some(registration) = registration.filter(|registration| registration.leader == local) {
                 counts.count_led(registration, partition.min_insync_replicas());
             }

@@ -231,6 +231,7 @@ impl ReplicaManager {
         let expiration = self.live().log.producer_id_expiration.as_millis();
         ProducerStateConfig {
             producer_id_expiration_ms: i64::try_from(expiration).unwrap_or(i64::MAX),
+            producer_ids_max: self.live().log.producer_ids_max,
             verify_transactions: self.live().transactions.partition_verification_enable,
         }
     }

@@ -10,6 +10,7 @@ use odradek_broker_storage::{
     CheckpointOffsets, DeferredDelete, FlushJob, LogDir, LogDirs, PartitionCheckpoint, StorageError,
 };
 use odradek_common::config::BrokerConfig;
+use odradek_common::time::Timestamp;
 use odradek_common::{BrokerEpoch, Uuid};
 use odradek_node::World;
 
@@ -22,6 +23,9 @@ use super::publish::remove_later;
 /// Files that nobody has used for so long are closed, memory that waits for appends is given back, forgotten producers are
 /// dropped.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A transaction that is open for so much longer than any may last hangs: nobody will end it (KIP-664).
+const LATE_TRANSACTION_MS: i64 = 5 * 60 * 1000;
 
 /// Jobs into which the closing of all logs is split.
 const CLOSING_JOBS: usize = 4;
@@ -265,14 +269,42 @@ impl ReplicaManager {
         self.world.spawn("segment deletion", remove_later(self.world.clone(), vec![deferred]));
     }
 
+    /// The silence after which the producer of an open transaction will not come back, in milliseconds.
+    pub(super) fn late_after_ms(&self) -> i64 {
+        let longest = self.live().transactions.timeout_max.as_millis();
+        i64::try_from(longest).unwrap_or(i64::MAX).saturating_add(LATE_TRANSACTION_MS)
+    }
+
+    /// Tells of each transaction that hangs, once: when it does so since `before`, the time of the last look.
+    fn tell_late_transactions(&self, partition: &Partition, before: Option<Timestamp>, now: Timestamp) {
+        let limit_ms = self.late_after_ms();
+        for late in partition.late_transactions(now, limit_ms) {
+            if before.is_some_and(|before| before.0.saturating_sub(late.last_timestamp.0) > limit_ms) {
+                continue;
+            }
+            tracing::warn!(
+                partition = %partition.name,
+                producer_id = %late.producer_id,
+                epoch = late.epoch.0,
+                first_offset = late.txn_start_offset.map(|offset| offset.0),
+                silent_ms = now.0.saturating_sub(late.last_timestamp.0),
+                "a transaction hangs: nothing after its first offset is readable with read_committed; when its coordinator \
+                 does not know it (`odradek txn find-hanging`), end it by `odradek txn abort`"
+            );
+        }
+    }
+
     async fn tidy(self: Arc<Self>) {
+        let mut looked_at: Option<Timestamp> = None;
         loop {
             self.world.sleep(TIDY_INTERVAL).await;
             let now = self.world.now();
+            let before = looked_at.replace(now.wall);
             for batch in self.all_partitions().chunks(LOOKED_AT_ONCE) {
-                let batch = batch.to_vec();
+                let (manager, batch) = (self.clone(), batch.to_vec());
                 let work = move || {
                     for partition in batch {
+                        manager.tell_late_transactions(&partition, before, now.wall);
                         let _ = partition.with_log(|log| {
                             log.expire_producers(now.wall);
                             log.release_idle_memory()

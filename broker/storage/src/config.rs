@@ -110,12 +110,14 @@ impl Default for LogConfig {
 pub struct ProducerStateConfig {
     /// `producer.id.expiration.ms`: a producer silent for so long is forgotten.
     pub producer_id_expiration_ms: i64,
+    /// `odradek.log.producer.ids.max`: of more producers some are forgotten.
+    pub producer_ids_max: usize,
     /// `transaction.partition.verification.enable`: a transaction's first batch is taken under a guard only (KIP-890).
     pub verify_transactions: bool,
 }
 
 impl Default for ProducerStateConfig {
     fn default() -> Self {
-        Self { producer_id_expiration_ms: 24 * 60 * 60 * 1000, verify_transactions: false }
+        Self { producer_id_expiration_ms: 24 * 60 * 60 * 1000, producer_ids_max: 100_000, verify_transactions: false }
     }
 }

@@ -182,6 +182,16 @@ impl Log {
         self.producers.active()
     }
 
+    /// How many producers have state.
+    pub fn producer_count(&self) -> usize {
+        self.producers.producers.len()
+    }
+
+    /// Open transactions whose producers have been silent for longer than `limit_ms`, oldest first (KIP-664).
+    pub fn late_transactions(&self, now: Timestamp, limit_ms: i64) -> impl Iterator<Item = ActiveProducer> + '_ {
+        self.producers.late(now, limit_ms)
+    }
+
     /// Whether the producer has an open transaction here.
     pub fn has_ongoing_transaction(&self, producer: odradek_common::ProducerId) -> bool {
         self.producers.producers.get(&producer.0).is_some_and(|entry| entry.txn_first_offset.is_some())

@@ -94,6 +94,17 @@ impl ProducerEntry {
         self.batches.back().map_or(-1, |batch| batch.last_sequence)
     }
 
+    fn describe(&self, producer: i64) -> ActiveProducer {
+        ActiveProducer {
+            producer_id: ProducerId(producer),
+            epoch: ProducerEpoch(self.epoch),
+            last_sequence: self.last_sequence(),
+            last_timestamp: Timestamp(self.last_timestamp),
+            coordinator_epoch: self.coordinator_epoch,
+            txn_start_offset: self.txn_first_offset.map(Offset),
+        }
+    }
+
     fn set_epoch(&mut self, epoch: i16) {
         if self.epoch != epoch {
             self.batches.clear();
@@ -296,6 +307,7 @@ impl ProducerStates {
     pub fn apply(&mut self, header: &BatchHeader, marker: Option<(EndTxnMarker, Timestamp)>) -> Option<CompletedTxn> {
         let mut completed = None;
         if header.has_producer() {
+            self.make_room(header.producer_id.0);
             let producer = header.producer_id.0;
             if header.attributes.is_transactional() {
                 self.verifications.remove(&producer);
@@ -384,6 +396,28 @@ impl ProducerStates {
         before - self.producers.len()
     }
 
+    /// Before a producer that is not known comes to the full number, forgets an eighth of the others (KIP-936 tells what
+    /// happens without a bound), the longest silent first. An open transaction is never forgotten.
+    fn make_room(&mut self, producer: i64) {
+        let max = self.config.producer_ids_max;
+        if self.producers.len() < max || self.producers.contains_key(&producer) {
+            return;
+        }
+        let closed = self.producers.iter().filter(|(_, entry)| entry.txn_first_offset.is_none());
+        let mut silent: Vec<(i64, i64)> = closed.map(|(id, entry)| (entry.last_timestamp, *id)).collect();
+        silent.sort_unstable();
+        for (_, id) in silent.into_iter().take(self.producers.len() - max + (max / 8).max(1)) {
+            self.producers.remove(&id);
+        }
+    }
+
+    /// Open transactions whose producers have been silent for longer than `limit_ms`, oldest first.
+    pub fn late(&self, now: Timestamp, limit_ms: i64) -> impl Iterator<Item = ActiveProducer> + '_ {
+        let open = self.ongoing.values().filter_map(|id| Some((id, self.producers.get(id)?)));
+        open.filter(move |(_, entry)| now.0.saturating_sub(entry.last_timestamp) > limit_ms)
+            .map(|(id, entry)| entry.describe(*id))
+    }
+
     /// Takes over a snapshot's producers, without those that have expired.
     pub fn load(&mut self, producers: BTreeMap<i64, ProducerEntry>, offset: i64, now: Timestamp) {
         self.clear(offset);
@@ -400,14 +434,7 @@ impl ProducerStates {
     }
 
     pub fn active(&self) -> impl Iterator<Item = ActiveProducer> + '_ {
-        self.producers.iter().map(|(producer, entry)| ActiveProducer {
-            producer_id: ProducerId(*producer),
-            epoch: ProducerEpoch(entry.epoch),
-            last_sequence: entry.last_sequence(),
-            last_timestamp: Timestamp(entry.last_timestamp),
-            coordinator_epoch: entry.coordinator_epoch,
-            txn_start_offset: entry.txn_first_offset.map(Offset),
-        })
+        self.producers.iter().map(|(producer, entry)| entry.describe(*producer))
     }
 }
 

@@ -81,6 +81,8 @@ settings! {
         /// How often logs are looked at for `flush.ms`.
         flush_check_interval_ms: i64 = "log.flush.scheduler.interval.ms",
         producer_id_expiration: Duration = "producer.id.expiration.ms",
+        /// Producers that one log remembers.
+        producer_ids_max: usize = "odradek.log.producer.ids.max",
         /// Files that logs may have open; 0: half of what the process may.
         open_files_max: usize = "odradek.log.open.files.max",
         /// With less free room than this and than the percentage no client's records are taken.

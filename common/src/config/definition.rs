@@ -341,6 +341,7 @@ const OWN: &[Definition] = &[
     own("odradek.fence.disconnected.ms", Type::Long, "500", "[0,...]"),
     own("odradek.fence.silent.min.ms", Type::Long, "3000", "[100,...]"),
     own("odradek.log.open.files.max", Type::Int, "0", "[0,...]"),
+    own("odradek.log.producer.ids.max", Type::Int, "100000", "[100,...]"),
     own("odradek.memory.request.bytes", Type::Long, "16777216", "[1048576,...]"),
     own("odradek.metrics.listener", Type::String, "", ""),
     own("odradek.quorum.heartbeat.interval.ms", Type::Long, "200", "[10,...]"),

@@ -118,6 +118,20 @@ impl Partition {
         }
     }
 
+    /// How many producers the log remembers.
+    pub fn producer_count(&self) -> usize {
+        self.lock().log.as_ref().map_or(0, Log::producer_count)
+    }
+
+    /// As the leader: open transactions whose producers have been silent for longer than `limit_ms` (KIP-664).
+    pub fn late_transactions(&self, now: Timestamp, limit_ms: i64) -> Vec<ActiveProducer> {
+        let inner = self.lock();
+        match (&inner.role, &inner.log) {
+            (Role::Leader(_), Some(log)) => log.late_transactions(now, limit_ms).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     pub fn describe(&self) -> Option<ReplicaDescription> {
         let inner = self.lock();
         let log = inner.log.as_ref()?;

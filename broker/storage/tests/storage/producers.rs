@@ -104,6 +104,44 @@ fn a_silent_producer_is_forgotten() {
 }
 
 #[test]
+fn of_too_many_producers_the_longest_silent_are_forgotten_and_never_an_open_transaction() {
+    let home = Home::real();
+    let producers = ProducerStateConfig { producer_ids_max: 16, ..ProducerStateConfig::default() };
+    let opened = Log::open(home.location(), TOPIC_ID, Arc::default(), producers, Recovery::NEW, NOW);
+    let mut log = opened.expect("the log opens");
+    append(&mut log, &transactional(0, 0)).expect("the oldest, open");
+    for producer in 1..16 {
+        let batch = RecordBatchBuilder::new().producer(ProducerId(producer), ProducerEpoch(0), 0);
+        append(&mut log, &fill(batch, 1, 10, Timestamp(NOW.0 + producer))).expect("appended");
+    }
+    assert_eq!(log.producer_count(), 16);
+    append(&mut log, &idempotent(1, 0, 1, 1)).expect("one that is known takes no room");
+    assert_eq!(log.producer_count(), 16);
+    // Producer 1 spoke last, at NOW; it and producer 2 are the longest silent by the clock of their records.
+    append(&mut log, &idempotent(16, 0, 0, 1)).expect("one more");
+    let known: Vec<i64> = log.active_producers().map(|producer| producer.producer_id.0).collect();
+    assert_eq!(known, [0].into_iter().chain(3..=16).collect::<Vec<_>>());
+    assert!(append(&mut log, &idempotent(16, 0, 0, 1)).expect("known").duplicate);
+}
+
+#[test]
+fn a_transaction_whose_producer_is_silent_is_late() {
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    append(&mut log, &idempotent(8, 0, 0, 1)).expect("no transaction");
+    append(&mut log, &transactional(9, 0)).expect("open");
+    let late = |log: &Log, after: i64| log.late_transactions(Timestamp(NOW.0 + after), 1_000).collect::<Vec<_>>();
+    assert_eq!(late(&log, 1_000), []);
+    let found = late(&log, 1_001);
+    assert_eq!(
+        found.iter().map(|producer| (producer.producer_id.0, producer.txn_start_offset)).collect::<Vec<_>>(),
+        [(9, Some(Offset(1)))]
+    );
+    end(&mut log, 9, false, 1).expect("aborted");
+    assert_eq!(late(&log, 1_001), []);
+}
+
+#[test]
 fn truncation_takes_producers_back() {
     let home = Home::real();
     let config = LogConfig { segment_bytes: 1000, ..LogConfig::default() };
