@@ -203,18 +203,18 @@ impl Connection {
 
     async fn send(&mut self, mut parts: &[Part]) -> Result<(), Ended> {
         let patience = self.idle_max.unwrap_or(WRITE_PATIENCE);
-        let world = self.world.clone();
+        let Self { world, writer, .. } = self;
         while let Some(first) = parts.first() {
             match first {
                 Part::File(range) => {
                     parts = parts.split_first().map_or(&[], |(_, rest)| rest);
-                    patiently(&world, patience, send_range(&world, &mut *self.writer, range)).await?;
+                    patiently(world, patience, send_range(world, &mut **writer, range)).await?;
                 }
                 Part::Bytes(_) => {
                     let count = parts.iter().take_while(|part| matches!(part, Part::Bytes(_))).count();
                     let (bytes, rest) = parts.split_at_checked(count).unwrap_or((parts, &[]));
                     parts = rest;
-                    patiently(&world, patience, send_bytes(&mut *self.writer, bytes)).await?;
+                    patiently(world, patience, send_bytes(&mut **writer, bytes)).await?;
                 }
             }
         }

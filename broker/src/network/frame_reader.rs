@@ -28,6 +28,10 @@ use crate::memory::{MemoryClass, MemoryPermit, RequestMemory};
 /// Received at once on the stack. Several small requests that were sent together come together.
 const CHUNK_BYTES: usize = 16 * 1024;
 
+/// Frames up to this size are received as chunks, with what comes behind them, and copied once; larger ones into memory of
+/// their own. So a client that sends many small batches at once costs one call for several of them.
+const SMALL_FRAME_BYTES_MAX: usize = CHUNK_BYTES / 2;
+
 /// After a large frame the next is most likely large too: receive only its start, so that little of it is copied.
 const CHUNK_BYTES_AFTER_LARGE: usize = 256;
 
@@ -112,7 +116,11 @@ impl FrameReader {
                     if let Some(frame) = self.next_received()? {
                         return Poll::Ready(Ok(frame));
                     }
-                    if !self.begin_large(memory)? {
+                    let is_small = self.next_length()?.is_some_and(|bytes| bytes <= SMALL_FRAME_BYTES_MAX);
+                    if is_small && let Poll::Ready(received) = self.poll_chunk(cx, reader) {
+                        received?;
+                    } else if !self.begin_large(memory)? {
+                        // Not even its length and its key: these few bytes need no budget.
                         ready!(self.poll_chunk(cx, reader))?;
                     }
                 }
@@ -137,7 +145,7 @@ impl FrameReader {
                     }
                     let frame = Frame { bytes: std::mem::take(buffer).freeze(), permit: std::mem::take(permit) };
                     self.state = State::Between;
-                    self.last_was_large = true;
+                    self.last_was_large = frame.bytes.len() > SMALL_FRAME_BYTES_MAX;
                     return Poll::Ready(Ok(frame));
                 }
             }
@@ -174,7 +182,8 @@ impl FrameReader {
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>, reader: &mut dyn SocketReader) -> Poll<Result<(), ReadError>> {
         let mut stack = [const { MaybeUninit::<u8>::uninit() }; CHUNK_BYTES];
-        let room = if self.last_was_large { CHUNK_BYTES_AFTER_LARGE } else { CHUNK_BYTES };
+        let room =
+            if self.last_was_large { CHUNK_BYTES_AFTER_LARGE } else { CHUNK_BYTES.saturating_sub(self.received.len()) };
         let mut buffer = ReadBuf::uninit(stack.get_mut(..room).unwrap_or_default());
         ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
         let filled = buffer.filled();
@@ -184,7 +193,7 @@ impl FrameReader {
         if self.received.is_empty() {
             self.received = Bytes::copy_from_slice(filled);
         } else {
-            // Less than a length and an api key: `begin_large` takes all else.
+            // Less than a small frame: `begin_large` takes all else.
             let mut joined = BytesMut::with_capacity(self.received.len() + filled.len());
             joined.extend_from_slice(&self.received);
             joined.extend_from_slice(filled);
