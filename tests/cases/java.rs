@@ -77,6 +77,14 @@ fn transactions_hold_while_their_coordinator_is_killed() {
 }
 
 #[test]
+fn kafka_streams_counts_exactly_once_while_a_broker_and_a_worker_are_killed() {
+    let Some(class_path) = class_path("streams") else { return };
+    of_three()
+        .set("transaction.state.log.num.partitions", 3)
+        .run(|cluster| obey(cluster, java(&class_path, "interop.Main", &["count", cluster.bootstrap()])));
+}
+
+#[test]
 fn what_is_not_served_is_refused_and_not_waited_for() {
     let Some(class_path) = class_path("java") else { return };
     Spec::new(1, 1)
