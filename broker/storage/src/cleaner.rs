@@ -18,6 +18,7 @@
 mod offset_map;
 mod transactions;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::Range;
@@ -27,8 +28,8 @@ use bytes::Bytes;
 use odradek_common::fs::{File, OpenMode};
 use odradek_common::{Offset, time::Timestamp};
 use odradek_records::{
-    Batch, BatchError, BatchHeader, Batches, BuildError, Codec, Compression, DECOMPRESSED_BYTES_MAX, HEADER_BYTES,
-    Record, RecordError, rewrite,
+    Batch, BatchError, BatchHeader, BatchSlice, BuildError, Codec, Compression, DECOMPRESSED_BYTES_MAX, HEADER_BYTES,
+    RawRecord, Record, RecordError, payload, raw_records, rewrite, slices,
 };
 
 use crate::config::LogConfig;
@@ -36,7 +37,7 @@ use crate::dir::Place;
 use crate::error::{Corruption, LogError, StorageError};
 use crate::segment::{LOG_SUFFIX, Segment};
 use crate::txn_index::{self, AbortedTxn};
-use offset_map::OffsetMap;
+use offset_map::{KeyHash, OffsetMap};
 use transactions::Transactions;
 
 pub(crate) const CLEANED_SUFFIX: &str = ".cleaned";
@@ -189,6 +190,9 @@ pub struct Cleaning {
     map: OffsetMap,
     /// Everything up to this offset is in the map.
     latest: i64,
+    /// What is read, and hashes of the keys of a batch; kept for the next step.
+    buffer: Vec<u8>,
+    hashes: Vec<(KeyHash, i64)>,
     phase: Phase,
     stats: CleanStats,
 }
@@ -226,6 +230,8 @@ impl Cleaning {
             truncations,
             map,
             latest: first_dirty - 1,
+            buffer: Vec::new(),
+            hashes: Vec::new(),
             phase: Phase::Map { source, position: 0, transactions },
             stats: CleanStats::default(),
         }
@@ -261,9 +267,14 @@ impl Cleaning {
         Ok(done.unwrap_or(CleanProgress::Bytes(self.stats.bytes_read + self.stats.bytes_written - before)))
     }
 
-    /// Whole batches of a source from `position` on; empty at its end. Every CRC is checked: what is damaged must be
-    /// neither believed nor written anew with a sound checksum.
-    fn read(&mut self, source: usize, position: u64) -> Result<Vec<Batch>, CleanError> {
+    /// Reads whole batches of a source from `position` on, and answers them with their bytes; none at its end. Every CRC is
+    /// checked: what is damaged must be neither believed nor written anew with a sound checksum.
+    fn read<'a>(
+        &mut self,
+        buffer: &'a mut Vec<u8>,
+        source: usize,
+        position: u64,
+    ) -> Result<Vec<BatchSlice<'a>>, CleanError> {
         let Some(Source { base, size, file, .. }) = self.sources.get(source) else { return Ok(Vec::new()) };
         let left = size.saturating_sub(position);
         if left == 0 {
@@ -273,23 +284,23 @@ impl Cleaning {
             let file = self.place.file(*base, LOG_SUFFIX);
             LogError::from(Corruption { file, position: at, offset: Offset(*base), reason: error.to_string() })
         };
-        let load = |len: u64| {
-            let mut bytes = vec![0; len as usize];
-            let result = file.read_exact_at(&mut bytes, position);
-            self.place.guard("reading", || self.place.file(*base, LOG_SUFFIX), result).map(|()| Bytes::from(bytes))
+        let load = |buffer: &mut Vec<u8>, len: u64| {
+            buffer.resize(len as usize, 0);
+            let result = file.read_exact_at(buffer, position);
+            self.place.guard("reading", || self.place.file(*base, LOG_SUFFIX), result)
         };
-        let mut bytes = load(left.min(self.config.io_bytes.max(HEADER_BYTES) as u64))?;
-        let first = BatchHeader::parse(&bytes).map_err(|error| damaged(position, &error))?;
-        if first.size > bytes.len() {
+        load(buffer, left.min(self.config.io_bytes.max(HEADER_BYTES) as u64))?;
+        let first = BatchHeader::parse(buffer).map_err(|error| damaged(position, &error))?;
+        if first.size > buffer.len() {
             if first.size as u64 > left {
                 let error = BatchError::Incomplete { have: left as usize, need: first.size };
                 return Err(damaged(position, &error).into());
             }
-            bytes = load(first.size as u64)?;
+            load(buffer, first.size as u64)?;
         }
         let (mut batches, mut at) = (Vec::new(), position);
-        for batch in Batches::new(bytes) {
-            match batch.and_then(|batch| batch.check_crc().map(|()| batch)) {
+        for batch in slices(buffer) {
+            match batch.and_then(|batch| batch.header.check_crc(batch.bytes).map(|()| batch)) {
                 Ok(batch) => {
                     at += batch.header.size as u64;
                     batches.push(batch);
@@ -314,7 +325,8 @@ impl Cleaning {
     fn map_step(&mut self) -> Result<Option<CleanProgress>, CleanError> {
         let Phase::Map { source, position, .. } = &self.phase else { return Ok(None) };
         let (source, position) = (*source, *position);
-        let batches = self.read(source, position)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let batches = self.read(&mut buffer, source, position)?;
         let mut read = 0;
         for batch in &batches {
             read += batch.header.size as u64;
@@ -326,6 +338,7 @@ impl Cleaning {
             }
         }
         let is_end = batches.is_empty();
+        self.buffer = buffer;
         if is_end && source + 1 >= self.sources.len() {
             let end = self.sources.last().map_or(self.first_dirty, |source| source.next_base);
             self.latest = self.latest.max(end - 1);
@@ -338,19 +351,26 @@ impl Cleaning {
     }
 
     /// Takes the keys of a batch. `false`: there is no room for all of them.
-    fn map_batch(&mut self, batch: &Batch) -> Result<bool, CleanError> {
+    fn map_batch(&mut self, batch: &BatchSlice<'_>) -> Result<bool, CleanError> {
         let header = &batch.header;
         let Phase::Map { transactions, .. } = &mut self.phase else { return Ok(true) };
         let seen = transactions.on_batch(batch);
         let seen = seen.map_err(|error| self.unreadable(header, &error))?;
         if !header.attributes.is_control() && !seen.is_obsolete && header.last_offset().0 >= self.first_dirty {
             let unreadable = |error: RecordError| self.unreadable(header, &error);
-            for record in batch.records(DECOMPRESSED_BYTES_MAX).map_err(unreadable)? {
+            let payload = payload(header, batch.bytes, DECOMPRESSED_BYTES_MAX).map_err(unreadable)?;
+            let mut hashes = std::mem::take(&mut self.hashes);
+            hashes.clear();
+            for record in raw_records(header, &payload) {
                 let record = record.map_err(|error| self.unreadable(header, &error))?;
                 let Some(key) = record.key.filter(|_| record.offset.0 >= self.first_dirty) else { continue };
-                if !self.map.put(&key, record.offset.0) {
-                    return Ok(false);
-                }
+                hashes.push((self.map.hash(key), record.offset.0));
+            }
+            self.map.prefetch(hashes.iter().map(|(hash, _)| *hash));
+            let all = hashes.iter().all(|(hash, offset)| self.map.put(*hash, *offset));
+            self.hashes = hashes;
+            if !all {
+                return Ok(false);
             }
         }
         self.latest = self.latest.max(header.last_offset().0);
@@ -409,7 +429,8 @@ impl Cleaning {
             let replacement = self.finish(*output, range)?;
             return Ok(Some(CleanProgress::Segment(Box::new(replacement))));
         }
-        let batches = self.read(output.source, output.position)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let batches = self.read(&mut buffer, output.source, output.position)?;
         let size = self.sources.get(output.source).map_or(0, |source| source.size);
         let (mut bytes, mut headers) = (Vec::new(), Vec::new());
         for batch in &batches {
@@ -434,6 +455,8 @@ impl Cleaning {
         if batches.is_empty() {
             (output.source, output.position) = (output.source + 1, 0);
         }
+        drop(bytes);
+        self.buffer = buffer;
         if let Phase::Write { output: slot, .. } = &mut self.phase {
             *slot = Some(output);
         }
@@ -469,36 +492,53 @@ impl Cleaning {
     }
 
     /// What stays of a batch: itself, less, an empty one, or nothing.
-    fn clean_batch(&mut self, batch: &Batch, is_obsolete: bool, is_last: bool) -> Result<Option<Bytes>, CleanError> {
+    fn clean_batch<'a>(
+        &mut self,
+        batch: &BatchSlice<'a>,
+        is_obsolete: bool,
+        is_last: bool,
+    ) -> Result<Option<Cow<'a, [u8]>>, CleanError> {
         let header = &batch.header;
         let is_control = header.attributes.is_control();
         let horizon = header.attributes.has_delete_horizon().then_some(header.base_timestamp);
         let is_expired = horizon.is_some_and(|horizon| horizon <= self.now);
         let keep_empty = is_last || self.is_last_of_producer(header);
         self.stats.records_read += header.record_count as u64;
-        let mut kept: Vec<Record> = Vec::new();
-        if !is_obsolete || (is_control && !is_expired) {
-            for record in batch.records(DECOMPRESSED_BYTES_MAX).map_err(|error| self.unreadable(header, &error))? {
-                let record = record.map_err(|error| self.unreadable(header, &error))?;
-                if is_control || self.is_kept(&record, is_expired) {
-                    kept.push(record);
-                }
-            }
+        let unreadable = |error: RecordError| self.unreadable(header, &error);
+        let payload = match !is_obsolete || (is_control && !is_expired) {
+            true => Some(payload(header, batch.bytes, DECOMPRESSED_BYTES_MAX).map_err(unreadable)?),
+            false => None,
+        };
+        let records = payload.iter().flat_map(|payload| raw_records(header, payload));
+        let mut kept = records.collect::<Result<Vec<RawRecord<'_>>, _>>().map_err(unreadable)?;
+        if !is_control {
+            self.drop_superseded(&mut kept, is_expired);
         }
         self.stats.records_kept += kept.len() as u64;
         if kept.is_empty() {
-            return Ok(keep_empty.then(|| rewrite::without_records(header)));
+            return Ok(keep_empty.then(|| rewrite::without_records(header).to_vec().into()));
         }
-        let has_deletes = (is_control && is_obsolete) || (!is_control && kept.iter().any(|kept| kept.value.is_none()));
+        let has_deletes = (is_control && is_obsolete) || (!is_control && kept.iter().any(|kept| !kept.has_value));
         let needs_horizon = has_deletes && horizon.is_none();
         if kept.len() == header.record_count as usize && !needs_horizon {
-            return Ok(Some(batch.bytes.clone()));
+            return Ok(Some(batch.bytes.into()));
         }
-        let until = Timestamp(self.now.0.saturating_add(self.log_config.delete_retention_ms));
-        let horizon = if needs_horizon { Some(until) } else { horizon };
-        let codec = header.attributes.codec().unwrap_or(Codec::None);
-        let rewritten = rewrite::with_records(header, &kept, horizon, Compression { codec, level: None });
-        rewritten.map(Some).map_err(|error| CleanError::Rewrite(header.base_offset, error))
+        let compression = Compression { codec: header.attributes.codec().unwrap_or(Codec::None), level: None };
+        let rewritten = if needs_horizon {
+            let until = Timestamp(self.now.0.saturating_add(self.log_config.delete_retention_ms));
+            let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(batch.bytes) };
+            let mut kept = kept.iter().map(|kept| kept.offset).peekable();
+            let all = batch.records(DECOMPRESSED_BYTES_MAX).map_err(|error| self.unreadable(header, &error))?;
+            let kept: Vec<Record> = all
+                .filter_map(Result::ok)
+                .filter(|record| kept.next_if(|offset| *offset == record.offset).is_some())
+                .collect();
+            rewrite::with_records(header, &kept, Some(until), compression)
+        } else {
+            rewrite::with_raw_records(header, &kept, compression)
+        };
+        let rewritten = rewritten.map_err(|error| CleanError::Rewrite(header.base_offset, error))?;
+        Ok(Some(Vec::from(rewritten).into()))
     }
 
     fn is_last_of_producer(&self, header: &BatchHeader) -> bool {
@@ -509,16 +549,23 @@ impl Cleaning {
         })
     }
 
-    /// Whether a data record stays. `is_expired`: the delete horizon of its batch has passed.
-    fn is_kept(&mut self, record: &Record, is_expired: bool) -> bool {
-        if record.offset.0 > self.latest {
-            return true;
-        }
-        let Some(key) = &record.key else {
-            self.stats.records_invalid += 1;
-            return false;
-        };
-        let is_latest = self.map.get(key).is_none_or(|latest| record.offset.0 >= latest);
-        is_latest && (record.value.is_some() || !is_expired)
+    /// Leaves those data records that stay. `is_expired`: the delete horizon of their batch has passed.
+    fn drop_superseded(&mut self, records: &mut Vec<RawRecord<'_>>, is_expired: bool) {
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.clear();
+        // What is not looked up has a hash, too, so that the two go together.
+        hashes.extend(records.iter().map(|record| (self.map.hash(record.key.unwrap_or_default()), record.offset.0)));
+        self.map.prefetch(hashes.iter().map(|(hash, _)| *hash));
+        let mut places = hashes.iter();
+        records.retain(|record| {
+            let Some((hash, offset)) = places.next().filter(|(_, offset)| *offset <= self.latest) else { return true };
+            if record.key.is_none() {
+                self.stats.records_invalid += 1;
+                return false;
+            }
+            let is_latest = self.map.get(*hash).is_none_or(|latest| *offset >= latest);
+            is_latest && (record.has_value || !is_expired)
+        });
+        self.hashes = hashes;
     }
 }

@@ -25,4 +25,7 @@ pub use builder::{BuildError, RecordBatchBuilder, TimestampType};
 pub use compression::{Codec, Compression, CompressionError};
 pub use control::{ControlType, EndTxnMarker};
 pub use header::{Attributes, BatchError, BatchHeader, HEADER_BYTES, MAGIC_V2};
-pub use record::{DECOMPRESSED_BYTES_MAX, Header, Record, RecordError, RecordSummary, Records, scan_records};
+pub use record::{
+    DECOMPRESSED_BYTES_MAX, Header, RawRecord, Record, RecordError, RecordSummary, Records, payload, raw_records,
+    scan_records,
+};

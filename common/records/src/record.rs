@@ -10,11 +10,12 @@
 //! headers         varint count, each: key (varint length, UTF-8), value (varint length, -1: null)
 //! ```
 //!
-//! [`Records`] hands records out; [`scan_records`] walks over them without keeping anything, which is what a broker
+//! [`Records`] hands records out, [`raw_records`] lends them; [`scan_records`] walks over them without keeping anything, which is what a broker
 //! does with every batch it accepts.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read};
 
 use bytes::Bytes;
@@ -155,6 +156,86 @@ impl Iterator for Records {
     }
 }
 
+/// One record, borrowed from what its batch holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawRecord<'a> {
+    pub offset: Offset,
+    /// The record's own, whatever the batch's timestamp type.
+    pub timestamp: Timestamp,
+    pub key: Option<&'a [u8]>,
+    pub has_value: bool,
+    /// All of it, its length included.
+    pub bytes: &'a [u8],
+}
+
+/// The encoded records of a batch (`bytes`: all of the batch), decompressed, at most `decompressed_bytes_max` bytes.
+pub fn payload<'a>(
+    header: &BatchHeader,
+    bytes: &'a [u8],
+    decompressed_bytes_max: usize,
+) -> Result<Cow<'a, [u8]>, RecordError> {
+    let payload = bytes.get(HEADER_BYTES..).unwrap_or_default();
+    Ok(match codec(header)? {
+        Codec::None => payload.into(),
+        codec => compression::decompress(codec, payload, decompressed_bytes_max)?.into(),
+    })
+}
+
+/// The records in a [`payload`], in order. Ends after the first error.
+pub fn raw_records<'a>(
+    header: &BatchHeader,
+    payload: &'a [u8],
+) -> impl Iterator<Item = Result<RawRecord<'a>, RecordError>> + use<'a> {
+    let header = *header;
+    let (mut rest, mut left, mut failed) = (payload, header.record_count, false);
+    std::iter::from_fn(move || {
+        if failed || (left <= 0 && rest.is_empty()) {
+            return None;
+        }
+        let result = match left {
+            ..=0 => Err(RecordError::TrailingBytes(header.record_count)),
+            _ => take_raw(&header, &mut rest),
+        };
+        left -= 1;
+        failed = result.is_err();
+        Some(result)
+    })
+}
+
+fn take_raw<'a>(header: &BatchHeader, rest: &mut &'a [u8]) -> Result<RawRecord<'a>, RecordError> {
+    let all = *rest;
+    let mut input = all;
+    let claimed = read_varint(&mut input)?;
+    let length = usize::try_from(claimed).map_err(|_| RecordError::Length(claimed))?;
+    let (mut record, after) = input.split_at_checked(length).ok_or(RecordError::Truncated)?;
+    let bytes = all.get(..all.len() - after.len()).unwrap_or_default();
+    record.skip(1)?;
+    let timestamp_delta = read_varlong(&mut record)?;
+    let offset_delta = read_varint(&mut record)?;
+    let key = match read_varint(&mut record)? {
+        -1 => None,
+        length => {
+            let length = usize::try_from(length).map_err(|_| RecordError::Length(length))?;
+            let (key, behind) = record.split_at_checked(length).ok_or(RecordError::Truncated)?;
+            record = behind;
+            Some(key)
+        }
+    };
+    let has_value = skip_nullable(&mut record)?;
+    skip_headers(&mut record)?;
+    if !record.is_empty() {
+        return Err(RecordError::Size { claimed: i64::from(claimed), consumed: (length - record.len()) as i64 });
+    }
+    *rest = after;
+    Ok(RawRecord {
+        offset: Offset(header.base_offset.0.saturating_add(i64::from(offset_delta))),
+        timestamp: Timestamp(header.base_timestamp.0.wrapping_add(timestamp_delta)),
+        key,
+        has_value,
+        bytes,
+    })
+}
+
 fn codec(header: &BatchHeader) -> Result<Codec, CompressionError> {
     header.attributes.codec().ok_or(CompressionError::UnknownCodec((header.attributes.0 & 7) as u8))
 }
@@ -268,6 +349,12 @@ fn summarize(header: &BatchHeader, input: &mut impl Input) -> Result<RecordSumma
     let offset_delta = read_varint(input)?;
     let has_key = skip_nullable(input)?;
     skip_nullable(input)?;
+    skip_headers(input)?;
+    let timestamp = Timestamp(header.base_timestamp.0.wrapping_add(timestamp_delta));
+    Ok(RecordSummary { offset_delta, timestamp, has_key })
+}
+
+fn skip_headers(input: &mut impl Input) -> Result<(), RecordError> {
     let headers = read_varint(input)?;
     if headers < 0 {
         return Err(RecordError::Length(headers));
@@ -277,8 +364,7 @@ fn summarize(header: &BatchHeader, input: &mut impl Input) -> Result<RecordSumma
         input.skip(usize::try_from(key).map_err(|_| RecordError::Length(key))?)?;
         skip_nullable(input)?;
     }
-    let timestamp = Timestamp(header.base_timestamp.0.wrapping_add(timestamp_delta));
-    Ok(RecordSummary { offset_delta, timestamp, has_key })
+    Ok(())
 }
 
 fn skip_nullable(input: &mut impl Input) -> Result<bool, RecordError> {

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use odradek_common::time::Timestamp;
 
 use crate::builder::{BuildError, write_nullable};
-use crate::compression::{self, Compression};
+use crate::compression::{self, Codec, Compression};
 use crate::header::{Attributes, BatchHeader, CRC_START, HEADER_BYTES};
-use crate::record::Record;
+use crate::record::{RawRecord, Record};
 use crate::varint::{write_varint, write_varlong};
 
 /// The batch of `header` with only `records`, which are some of its own, in order. With a delete horizon the base
@@ -41,19 +41,43 @@ pub fn with_records(
     }
     let mut out = vec![0; HEADER_BYTES];
     compression::compress(compression, &payload, &mut out)?;
-    if out.len() > i32::MAX as usize {
-        return Err(BuildError::TooLarge(out.len()));
-    }
     let flag = if delete_horizon.is_some() { Attributes::DELETE_HORIZON } else { 0 };
-    let is_append_time = header.attributes.is_log_append_time();
     let new = BatchHeader {
         attributes: Attributes(header.attributes.0 & !Attributes::DELETE_HORIZON | flag),
         base_timestamp: Timestamp(base),
-        max_timestamp: if is_append_time { header.max_timestamp } else { max_timestamp },
         record_count: records.len() as i32,
         ..*header
     };
-    Ok(sealed(new, out))
+    seal_records(new, max_timestamp, out)
+}
+
+/// `latest`: the greatest timestamp of the records, which counts unless the batch has log append time.
+fn seal_records(header: BatchHeader, latest: Timestamp, out: Vec<u8>) -> Result<Bytes, BuildError> {
+    if out.len() > i32::MAX as usize {
+        return Err(BuildError::TooLarge(out.len()));
+    }
+    let is_append_time = header.attributes.is_log_append_time();
+    let max_timestamp = if is_append_time { header.max_timestamp } else { latest };
+    Ok(sealed(BatchHeader { max_timestamp, ..header }, out))
+}
+
+/// The batch of `header` with only `records`, which are some of its own, in order, as they are encoded there: its base
+/// timestamp, which may be a delete horizon, stays.
+pub fn with_raw_records(
+    header: &BatchHeader,
+    records: &[RawRecord<'_>],
+    compression: Compression,
+) -> Result<Bytes, BuildError> {
+    let mut out = vec![0; HEADER_BYTES];
+    out.reserve(records.iter().map(|record| record.bytes.len()).sum());
+    if compression.codec == Codec::None {
+        records.iter().for_each(|record| out.extend_from_slice(record.bytes));
+    } else {
+        let payload: Vec<u8> = records.iter().flat_map(|record| record.bytes).copied().collect();
+        compression::compress(compression, &payload, &mut out)?;
+    }
+    let latest = records.iter().map(|record| record.timestamp).max().unwrap_or(Timestamp::NONE);
+    seal_records(BatchHeader { record_count: records.len() as i32, ..*header }, latest, out)
 }
 
 /// The batch of `header` without any record: what stays of a producer's last batch.
@@ -75,7 +99,7 @@ fn sealed(mut header: BatchHeader, mut out: Vec<u8>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Batch, Codec, DECOMPRESSED_BYTES_MAX, RecordBatchBuilder};
+    use crate::{Batch, DECOMPRESSED_BYTES_MAX, RecordBatchBuilder, payload, raw_records};
     use odradek_common::{Offset, ProducerEpoch, ProducerId};
 
     #[test]
@@ -109,6 +133,10 @@ mod tests {
                     .collect();
                 assert_eq!(again, kept);
             }
+            let lent = payload(&batch.header, &batch.bytes, DECOMPRESSED_BYTES_MAX).expect("readable");
+            let lent: Vec<RawRecord<'_>> = raw_records(&batch.header, &lent).map(|one| one.expect("sound")).collect();
+            let same = with_raw_records(&batch.header, &lent[1..2], codec.into()).expect("rewritten");
+            assert_eq!(same, with_records(&batch.header, &records[1..2], None, codec.into()).expect("rewritten"));
             let empty = Batch::parse(&without_records(&batch.header)).expect("sound");
             empty.check_crc().expect("sealed");
             assert_eq!((empty.header.last_offset(), empty.header.last_sequence()), (Offset(42), 14));

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use odradek_records::control::ControlError;
-use odradek_records::{Batch, EndTxnMarker};
+use odradek_records::{Batch, BatchSlice, EndTxnMarker};
 
 use crate::txn_index::AbortedTxn;
 
@@ -37,7 +38,7 @@ impl Transactions {
     }
 
     /// Takes in the next batch of the log.
-    pub fn on_batch(&mut self, batch: &Batch) -> Result<Seen, ControlError> {
+    pub fn on_batch(&mut self, batch: &BatchSlice<'_>) -> Result<Seen, ControlError> {
         let header = &batch.header;
         while let Some(next) = self.ahead.pop_front_if(|next| next.first_offset <= header.last_offset()) {
             self.aborted.insert(next.producer_id.0, (next, false));
@@ -62,12 +63,13 @@ impl Transactions {
         Ok(Seen { is_obsolete, aborted: None })
     }
 
-    fn on_control(&mut self, batch: &Batch, producer: i64) -> Result<Seen, ControlError> {
+    fn on_control(&mut self, batch: &BatchSlice<'_>, producer: i64) -> Result<Seen, ControlError> {
         if batch.header.record_count == 0 {
             // What is left of a marker that went before.
             return Ok(Seen { is_obsolete: true, aborted: None });
         }
-        Ok(match EndTxnMarker::of_batch(batch)? {
+        let batch = Batch { header: batch.header, bytes: Bytes::copy_from_slice(batch.bytes) };
+        Ok(match EndTxnMarker::of_batch(&batch)? {
             Some((marker, _)) if marker.is_commit => {
                 Seen { is_obsolete: !self.committed.remove(&producer), aborted: None }
             }
