@@ -12,7 +12,8 @@
 //!                                  NOT_LEADER_OR_FOLLOWER is no error but makes a connection look for the leaders anew, as
 //!                                  clients do (not with --idempotent)
 //!               [--keys N]         records have keys, drawn from N
-//!   sat fetch   --bootstrap HOST:PORT --topic T [--connections 4] [--max-bytes 1048576] [--seconds 10] [--pids …]
+//!   sat fetch   --bootstrap HOST:PORT --topic T [--connections 4] [--max-bytes 1048576] [--seconds 10] [--once 1]
+//!               [--pids …]        over and over, or once to the end
 //!   sat e2e     --bootstrap HOST:PORT --topic T [--partitions 6 --rf 1] [--rate 1000] [--record-bytes 1024]
 //!               [--seconds 10]    open loop: RATE one-record batches a second, acks=all; latency from the time that
 //!                                 each was due to the time that a consumer has it
@@ -621,6 +622,7 @@ fn fetch(a: &Args) -> Res<()> {
     let homes: Vec<String> = leaders(&a.str("bootstrap", "127.0.0.1:9092"), &topic)?.into_iter().flatten().collect();
     let connections = a.num("connections", 4) as usize;
     let max_bytes = a.num("max-bytes", 1 << 20) as i32;
+    let once = a.num("once", 0) == 1;
     let pids = a.pids();
     let stop = Arc::new(AtomicBool::new(false));
     let (cpu0, t0) = (usage(&pids).0, Instant::now());
@@ -660,6 +662,9 @@ fn fetch(a: &Args) -> Res<()> {
                     h.add(started.elapsed().as_micros() as u64);
                     bytes += got;
                     if got == 0 {
+                        if once {
+                            break;
+                        }
                         at.iter_mut().for_each(|s| s.1 = 0);
                     }
                 }
@@ -667,7 +672,10 @@ fn fetch(a: &Args) -> Res<()> {
             })
         })
         .collect();
-    std::thread::sleep(Duration::from_secs_f64(a.num("seconds", 10) as f64));
+    let until = t0 + Duration::from_secs(a.num("seconds", 10) as u64);
+    while Instant::now() < until && !threads.iter().all(std::thread::JoinHandle::is_finished) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     stop.store(true, Relaxed);
     let (mut bytes, mut records, mut errors, mut h) = (0, 0, 0, Histogram::new());
     for t in threads {
