@@ -509,8 +509,14 @@ impl Cleaning {
             true => Some(payload(header, batch.bytes, DECOMPRESSED_BYTES_MAX).map_err(unreadable)?),
             false => None,
         };
-        let records = payload.iter().flat_map(|payload| raw_records(header, payload));
-        let mut kept = records.collect::<Result<Vec<RawRecord<'_>>, _>>().map_err(unreadable)?;
+        let mut kept: Vec<RawRecord<'_>> = Vec::new();
+        if let Some(payload) = &payload {
+            // What a header claims is no reason to take memory; this is about a usual batch.
+            kept.reserve(payload.len() / 64);
+            for record in raw_records(header, payload) {
+                kept.push(record.map_err(unreadable)?);
+            }
+        }
         if !is_control {
             self.drop_superseded(&mut kept, is_expired);
         }

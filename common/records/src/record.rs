@@ -182,6 +182,7 @@ pub fn payload<'a>(
 }
 
 /// The records in a [`payload`], in order. Ends after the first error.
+#[inline]
 pub fn raw_records<'a>(
     header: &BatchHeader,
     payload: &'a [u8],
@@ -202,6 +203,7 @@ pub fn raw_records<'a>(
     })
 }
 
+#[inline]
 fn take_raw<'a>(header: &BatchHeader, rest: &mut &'a [u8]) -> Result<RawRecord<'a>, RecordError> {
     let all = *rest;
     let mut input = all;
@@ -354,6 +356,7 @@ fn summarize(header: &BatchHeader, input: &mut impl Input) -> Result<RecordSumma
     Ok(RecordSummary { offset_delta, timestamp, has_key })
 }
 
+#[inline]
 fn skip_headers(input: &mut impl Input) -> Result<(), RecordError> {
     let headers = read_varint(input)?;
     if headers < 0 {
@@ -367,6 +370,7 @@ fn skip_headers(input: &mut impl Input) -> Result<(), RecordError> {
     Ok(())
 }
 
+#[inline]
 fn skip_nullable(input: &mut impl Input) -> Result<bool, RecordError> {
     match read_varint(input)? {
         -1 => Ok(false),

@@ -65,6 +65,7 @@ impl OffsetMap {
         self.used
     }
 
+    #[inline]
     pub fn hash(&self, key: &[u8]) -> KeyHash {
         let hash = SipHasher13::new_with_keys(self.hash_keys.0, self.hash_keys.1).hash(key);
         KeyHash { high: hash.h1, low: hash.h2 }
@@ -74,12 +75,14 @@ impl OffsetMap {
     pub fn prefetch(&self, hashes: impl Iterator<Item = KeyHash>) {
         let touch = |hash: KeyHash| {
             let part = self.parts.get(scaled(hash.low, self.parts.len()))?;
-            Some(part.slots.get(scaled(hash.high, part.slots.len()))?[2])
+            // A slot may lie in two lines of the cache.
+            part.slots.get(scaled(hash.high, part.slots.len())).map(|slot| slot[0] ^ slot[2])
         };
         std::hint::black_box(hashes.fold(0, |sum, hash| sum ^ touch(hash).unwrap_or(0)));
     }
 
     /// Notes a later offset of a key. `false`: the map is full.
+    #[inline]
     pub fn put(&mut self, hash: KeyHash, offset: i64) -> bool {
         let is_full = self.used >= self.used_max;
         let at = scaled(hash.low, self.parts.len());
@@ -100,6 +103,7 @@ impl OffsetMap {
     }
 
     /// The latest offset of a key.
+    #[inline]
     pub fn get(&self, hash: KeyHash) -> Option<i64> {
         let part = self.parts.get(scaled(hash.low, self.parts.len()))?;
         let offset = part.slots.get(part.slot(hash)?)?[2];
@@ -113,6 +117,7 @@ impl Part {
     }
 
     /// Where the key is, or the free slot that it would take.
+    #[inline]
     fn slot(&self, hash: KeyHash) -> Option<usize> {
         let count = self.slots.len();
         let mut at = scaled(hash.high, count);
@@ -139,6 +144,7 @@ impl Part {
 }
 
 /// A hash as a place among `count`, evenly spread.
+#[inline]
 fn scaled(hash: u64, count: usize) -> usize {
     ((u128::from(hash) * count as u128) >> 64) as usize
 }
