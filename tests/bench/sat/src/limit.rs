@@ -13,7 +13,7 @@ fn thread_cpu() -> f64 {
     stat.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
 
-// The libc that every program here is linked to; declared by hand so that this crate has no dependency at all.
+// The libc that every program here is linked to; declared by hand so that the meter needs nothing for it.
 #[allow(unsafe_code)]
 unsafe extern "C" {
     fn sendfile(out_fd: i32, in_fd: i32, offset: *mut i64, count: usize) -> isize;

@@ -12,11 +12,16 @@
 //!                                  NOT_LEADER_OR_FOLLOWER is no error but makes a connection look for the leaders anew, as
 //!                                  clients do (not with --idempotent)
 //!               [--keys N]         records have keys, drawn from N
+//!               [--codec lz4]      batches are packed (gzip, snappy, lz4, zstd): --batch-bytes is their size before that,
+//!                                  and the bytes reported are those on the wire. Not with --keys
 //!   sat fetch   --bootstrap HOST:PORT --topic T [--connections 4] [--max-bytes 1048576] [--seconds 10] [--once 1]
 //!               [--pids …]        over and over, or once to the end
 //!   sat e2e     --bootstrap HOST:PORT --topic T [--partitions 6 --rf 1] [--rate 1000] [--record-bytes 1024]
 //!               [--seconds 10]    open loop: RATE one-record batches a second, acks=all; latency from the time that
 //!                                 each was due to the time that a consumer has it
+//!   sat idle    --bootstrap HOST:PORT,… [--connections 1000]   opens so many connections, prints READY, and holds them until
+//!               standard input ends; then each of them must answer
+//!   sat delete  --bootstrap HOST:PORT --topic T[,T…]   deletes topics
 //!   sat first   --bootstrap HOST:PORT [--topic T --rf 1]   creates a topic, one record acked by all, reads it back
 //!   sat create  --bootstrap HOST:PORT --topic T --partitions 1000 [--rf 1]     time until every broker in --bootstrap
 //!               names a leader for every partition, and each partition acknowledged one record with acks=all
@@ -34,8 +39,10 @@
 //! One line of JSON on stdout for each run. Latencies are in microseconds. The exit status is 1 where there were errors or
 //! nothing was done.
 
+mod connections;
 mod limit;
 mod measure;
+mod packed;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -215,6 +222,10 @@ fn varint(out: &mut Vec<u8>, v: i64) {
     out.push(u as u8);
 }
 
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
+}
+
 /// A record batch, magic 2, uncompressed: `count` records, each value `record_bytes` of pseudo-random text.
 fn record_batch(count: usize, value: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
     record_batch_keyed(count, false, value).0
@@ -223,7 +234,7 @@ fn record_batch(count: usize, value: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
 /// As `record_batch`; with keys of eight bytes, all 0, and where in the batch they are.
 fn record_batch_keyed(count: usize, keyed: bool, value: impl Fn(usize) -> Vec<u8>) -> (Vec<u8>, Vec<usize>) {
     let mut keys = Vec::new();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let now = now_ms();
     let mut records = Vec::new();
     for i in 0..count {
         let value = value(i);
@@ -518,13 +529,22 @@ fn produce(a: &Args) -> Res<()> {
     let connections = a.num("connections", 4) as usize;
     let per_batch = (batch_bytes / (record_bytes + 8)).max(1);
     let keys = a.num("keys", 0) as u64;
-    let (batch, keys_at) = record_batch_keyed(per_batch, keys > 0, |i| filler(record_bytes, i as u64));
+    let codec = a.str("codec", "none");
+    if codec != "none" && keys > 0 {
+        return Err("--keys are drawn into batches as they are: leave out --codec".into());
+    }
+    let (batch, keys_at) = match codec.as_str() {
+        "none" => record_batch_keyed(per_batch, keys > 0, |i| filler(record_bytes, i as u64)),
+        _ => (packed::batch(&codec, per_batch, record_bytes, now_ms())?, Vec::new()),
+    };
     let pids = a.pids();
     let stop = Arc::new(AtomicBool::new(false));
     let left = Arc::new(AtomicU64::new(a.num("bytes", i64::MAX) as u64 / batch.len() as u64));
     let idempotent = a.num("idempotent", 0) == 1;
     let follow = a.num("follow", 0) == 1 && !idempotent;
     let bootstrap = a.str("bootstrap", "127.0.0.1:9092");
+    // Nobody answers what needs no acknowledgement: whether it arrived shows at the logs' ends.
+    let before = if acks == 0 { Some(records_in(&homes, &topic)?) } else { None };
     let (cpu0, t0) = (usage(&pids).0, Instant::now());
     let threads: Vec<_> = (0..connections)
         .map(|n| {
@@ -596,6 +616,12 @@ fn produce(a: &Args) -> Res<()> {
                         _ => errors += 1,
                     }
                 }
+                if acks == 0 {
+                    // Requests of a connection are served in order: with this answer, all are.
+                    let mut nothing = Buf::request(3, 1, 0);
+                    nothing.i32(0);
+                    conn.call(nothing.frame())?;
+                }
                 Ok((done, errors, h))
             })
         })
@@ -614,6 +640,17 @@ fn produce(a: &Args) -> Res<()> {
     }
     let took = t0.elapsed().as_secs_f64();
     let cpu = usage(&pids).0 - cpu0;
+    if let Some(before) = before {
+        let until = Instant::now() + Duration::from_secs(10);
+        let missing = loop {
+            let missing = (before + done * per_batch as u64).saturating_sub(records_in(&homes, &topic)?);
+            if missing == 0 || Instant::now() > until {
+                break missing;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        errors += missing.div_ceil(per_batch as u64);
+    }
     report("produce", done * batch.len() as u64, done * per_batch as u64, took, &h, &pids, cpu, errors)
 }
 
@@ -645,10 +682,8 @@ fn fetch(a: &Args) -> Res<()> {
                     let mut got = 0u64;
                     let body = conn.recv()?;
                     let mut next = at.clone();
-                    fetch_answer(body, |p, error, data| {
-                        if error != 0 {
-                            errors += 1;
-                        }
+                    let whole = fetch_answer(body, |p, error, data| {
+                        errors += u64::from(error != 0);
                         batches(data, |base, count, batch| {
                             got += batch.len() as u64;
                             records += count as u64;
@@ -657,6 +692,7 @@ fn fetch(a: &Args) -> Res<()> {
                             }
                         });
                     });
+                    errors += u64::from(whole != 0);
                     next.rotate_left(1);
                     at = next;
                     h.add(started.elapsed().as_micros() as u64);
@@ -688,6 +724,19 @@ fn fetch(a: &Args) -> Res<()> {
     let took = t0.elapsed().as_secs_f64();
     let cpu = usage(&pids).0 - cpu0;
     report("fetch", bytes, records, took, &h, &pids, cpu, errors)
+}
+
+/// The sum of a topic's log ends, or high watermarks where a follower is behind.
+fn records_in(homes: &[String], topic: &str) -> Res<u64> {
+    let mut brokers = homes.to_vec();
+    brokers.sort();
+    brokers.dedup();
+    let mut sum = 0;
+    for home in brokers {
+        let mine: Vec<i32> = homes.iter().enumerate().filter(|(_, h)| **h == home).map(|(p, _)| p as i32).collect();
+        sum += log_ends(&mut Conn::open(&home)?, topic, &mine)?.iter().map(|(_, end)| *end as u64).sum::<u64>();
+    }
+    Ok(sum)
 }
 
 /// (partition, log end offset) of each, by ListOffsets v1.
@@ -921,10 +970,12 @@ fn main() {
         "create" => create_timed(&args),
         "gap" => gap(&args),
         "first" => first(&args),
+        "idle" => connections::idle(&args),
+        "delete" => connections::delete(&args),
         "ready" => ready_again(&args),
         "settle" => settle(&args),
         "limit" => limit::limit(&args),
-        _ => Err("usage: sat produce|fetch|e2e|first|create|ready|gap|settle|limit --bootstrap HOST:PORT --topic T … (see the top of main.rs)".into()),
+        _ => Err("usage: sat produce|fetch|e2e|idle|first|create|delete|ready|gap|settle|limit --bootstrap HOST:PORT --topic T … (see the top of main.rs)".into()),
     };
     if let Err(e) = outcome {
         eprintln!("sat: {e}");
