@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use crate::{Args, Buf, Conn, Cur, Res, leaders, say};
+use crate::{Args, Buf, Conn, Cur, Res, UNKNOWN_TOPIC_OR_PARTITION, say};
 
 /// A broker that does not answer one connection within it is late with all of them.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,16 +35,45 @@ pub fn idle(a: &Args) -> Res<()> {
     if errors > 0 { Err(format!("{errors} of {count} connections were lost").into()) } else { Ok(()) }
 }
 
-const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+/// The names of all topics. Asked by name, a broker may make the topic that it does not find.
+fn topics(conn: &mut Conn) -> Res<Vec<String>> {
+    let mut b = Buf::request(3, 1, 0);
+    b.i32(-1);
+    let mut c = Cur(conn.call(b.frame())?);
+    for _ in 0..c.i32() {
+        c.i32();
+        c.string();
+        c.i32();
+        c.string();
+    }
+    c.i32();
+    let mut names = Vec::new();
+    for _ in 0..c.i32() {
+        c.i16();
+        names.push(c.string());
+        c.i8();
+        for _ in 0..c.i32() {
+            c.i16();
+            c.i32();
+            c.i32();
+            for _ in 0..2 {
+                for _ in 0..c.i32() {
+                    c.i32();
+                }
+            }
+        }
+    }
+    Ok(names)
+}
 
 /// Deletes topics by DeleteTopics v1, and returns when the first broker of `--bootstrap` names them no more.
 pub fn delete(a: &Args) -> Res<()> {
     let (topics, bootstrap) = (a.str("topic", "sat"), a.str("bootstrap", "127.0.0.1:9092"));
-    let topics: Vec<&str> = topics.split(',').collect();
+    let wanted: Vec<&str> = topics.split(',').collect();
     let mut conn = Conn::open(bootstrap.split(',').next().unwrap_or_default())?;
     let mut b = Buf::request(20, 1, 0);
-    b.i32(i32::try_from(topics.len())?);
-    for topic in &topics {
+    b.i32(i32::try_from(wanted.len())?);
+    for topic in &wanted {
         b.string(topic);
     }
     b.i32(60_000);
@@ -57,13 +86,12 @@ pub fn delete(a: &Args) -> Res<()> {
         }
     }
     let deadline = Instant::now() + TIMEOUT;
-    for topic in topics {
-        while !leaders(&bootstrap, topic).is_ok_and(|found| found.is_empty()) {
-            if Instant::now() > deadline {
-                return Err(format!("{topic} is there still").into());
-            }
-            std::thread::sleep(Duration::from_millis(5));
+    loop {
+        let there = self::topics(&mut conn)?;
+        let Some(left) = there.iter().find(|name| wanted.contains(&name.as_str())) else { return Ok(()) };
+        if Instant::now() > deadline {
+            return Err(format!("{left} is there still").into());
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
 }

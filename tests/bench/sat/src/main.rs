@@ -521,6 +521,16 @@ fn seal(batch: &mut [u8]) {
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 
+/// Batches that need no acknowledgement are sent so far ahead of the broker, at most: buffers of sockets would hold seconds of them.
+const UNANSWERED_MAX: u64 = 256;
+
+/// Requests of a connection are served in order: with the answer to Metadata of no topic, all former ones are.
+fn catch_up(conn: &mut Conn) -> Res<()> {
+    let mut nothing = Buf::request(3, 1, 0);
+    nothing.i32(0);
+    conn.call(nothing.frame()).map(drop)
+}
+
 fn produce(a: &Args) -> Res<()> {
     let topic = a.str("topic", "sat");
     let homes = create(a, &topic)?;
@@ -600,6 +610,9 @@ fn produce(a: &Args) -> Res<()> {
                         if acks == 0 {
                             sent.pop_front();
                             done += 1;
+                            if done.is_multiple_of(UNANSWERED_MAX) {
+                                catch_up(&mut conn)?;
+                            }
                         }
                     }
                     let Some(at) = sent.pop_front() else { break };
@@ -613,14 +626,16 @@ fn produce(a: &Args) -> Res<()> {
                         NOT_LEADER_OR_FOLLOWER | UNKNOWN_TOPIC_OR_PARTITION if follow => {
                             refused.get_or_insert(at);
                         }
-                        _ => errors += 1,
+                        _ => {
+                            errors += 1;
+                            if errors == 1 {
+                                eprintln!("sat: a batch was refused with error {error}");
+                            }
+                        }
                     }
                 }
                 if acks == 0 {
-                    // Requests of a connection are served in order: with this answer, all are.
-                    let mut nothing = Buf::request(3, 1, 0);
-                    nothing.i32(0);
-                    conn.call(nothing.frame())?;
+                    catch_up(&mut conn)?;
                 }
                 Ok((done, errors, h))
             })
