@@ -1,7 +1,6 @@
 //! What the codec costs: nanoseconds, allocations and allocated bytes per message, for the messages of the hot paths.
 //!
-//! `cargo bench -p odradek-wire`. Each figure is the best of several rounds, so that a busy machine disturbs it least.
-//! The sketch it is held against: a Produce of one batch is a handful of fixed-length reads, one UTF-8 check of the topic's
+//! `cargo bench -p odradek-wire`. The sketch it is held against: a Produce of one batch is a handful of fixed-length reads, one UTF-8 check of the topic's
 //! name and two slices of the frame, so well under a microsecond and three allocations (two arrays, and the first
 //! sharing of the frame); whatever the size of the batch, its bytes are not touched.
 
@@ -10,9 +9,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
 use odradek_wire::frame::{RequestFrame, ResponseFrame, encode_request, encode_response};
 use odradek_wire::{
     ApiKey, FetchRequest, FetchResponse, Message, MetadataRequest, MetadataResponse, Part, ProduceRequest,
@@ -43,27 +42,16 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const ROUNDS: u32 = 7;
-const ROUND: Duration = Duration::from_millis(60);
+/// Of which allocations are counted.
+const COUNTED: u64 = 64;
 
-fn measure(name: &str, bytes: usize, mut run: impl FnMut()) {
-    let mut best = f64::MAX;
-    let (mut allocations, mut allocated) = (0, 0);
-    for _ in 0..ROUNDS {
-        let before = (ALLOCATIONS.load(Relaxed), ALLOCATED_BYTES.load(Relaxed));
-        let start = Instant::now();
-        let mut times = 0u32;
-        while start.elapsed() < ROUND {
-            for _ in 0..16 {
-                run();
-            }
-            times += 16;
-        }
-        best = best.min(start.elapsed().as_nanos() as f64 / f64::from(times));
-        allocations = (ALLOCATIONS.load(Relaxed) - before.0) / u64::from(times);
-        allocated = (ALLOCATED_BYTES.load(Relaxed) - before.1) / u64::from(times);
-    }
-    println!("{name:<48} {bytes:>9} {best:>10.0} {allocations:>8} {allocated:>10}");
+fn measure(criterion: &mut Criterion, name: &str, bytes: usize, mut run: impl FnMut()) {
+    let before = (ALLOCATIONS.load(Relaxed), ALLOCATED_BYTES.load(Relaxed));
+    (0..COUNTED).for_each(|_| run());
+    let allocations = (ALLOCATIONS.load(Relaxed) - before.0) / COUNTED;
+    let allocated = (ALLOCATED_BYTES.load(Relaxed) - before.1) / COUNTED;
+    println!("{name}: {bytes} bytes; {allocations} allocations of {allocated} bytes in all");
+    criterion.bench_function(name, |bencher| bencher.iter(&mut run));
 }
 
 fn whole(parts: Vec<Part>) -> Bytes {
@@ -77,43 +65,36 @@ fn whole(parts: Vec<Part>) -> Bytes {
         .collect()
 }
 
-fn request<R: Request>(what: &str, version: i16, request: &R) {
+fn request<R: Request>(criterion: &mut Criterion, what: &str, version: i16, request: &R) {
     let name = format!("{} v{version}, {what}", R::NAME);
     let encode = || encode_request(version, 1, Some(Str::from_static("bench")), request).expect("encodes");
     let frame = whole(encode());
-    measure(&format!("{name}: encode"), frame.len(), || {
+    measure(criterion, &format!("{name}: encode"), frame.len(), || {
         black_box(encode());
     });
     // A fresh frame each time, as it comes from the network: its first sharing allocates.
-    measure(&format!("{name}: decode"), frame.len(), || {
+    measure(criterion, &format!("{name}: decode"), frame.len(), || {
         let frame = Bytes::from_owner(frame.clone());
         black_box(RequestFrame::parse(frame).expect("parses").decode::<R>().expect("decodes"));
     });
 }
 
-fn response<R: Request>(what: &str, version: i16, response: &R::Response) {
+fn response<R: Request>(criterion: &mut Criterion, what: &str, version: i16, response: &R::Response) {
     let name = format!("{} v{version}, {what}", <R::Response as Message>::NAME);
     let key: ApiKey = R::API_KEY;
     let encode = || encode_response(key, version, 1, response).expect("encodes");
     let frame = whole(encode());
-    measure(&format!("{name}: encode"), frame.len(), || {
+    measure(criterion, &format!("{name}: encode"), frame.len(), || {
         black_box(encode());
     });
-    measure(&format!("{name}: decode"), frame.len(), || {
+    measure(criterion, &format!("{name}: decode"), frame.len(), || {
         let frame = Bytes::from_owner(frame.clone());
         let parsed = ResponseFrame::parse(frame, key, version).expect("parses");
         black_box(parsed.decode::<R::Response>(version).expect("decodes"));
     });
 }
 
-fn main() {
-    println!("{:<48} {:>9} {:>10} {:>8} {:>10}", "", "bytes", "ns", "allocs", "alloc bytes");
-    produce();
-    fetch();
-    metadata();
-}
-
-fn produce() {
+fn produce(criterion: &mut Criterion) {
     for (what, partitions, batch) in
         [("1 batch of 200 B", 1, 200), ("1 batch of 64 KiB", 1, 65_536), ("50 batches of 4 KiB", 50, 4096)]
     {
@@ -133,7 +114,7 @@ fn produce() {
             }],
             ..Default::default()
         };
-        request(what, 12, &body);
+        request(criterion, what, 12, &body);
     }
     let answer = ProduceResponse {
         responses: vec![produce_response::TopicProduceResponse {
@@ -143,10 +124,10 @@ fn produce() {
         }],
         ..Default::default()
     };
-    response::<ProduceRequest>("1 partition", 12, &answer);
+    response::<ProduceRequest>(criterion, "1 partition", 12, &answer);
 }
 
-fn fetch() {
+fn fetch(criterion: &mut Criterion) {
     for (what, partitions) in [("incremental", 0), ("50 partitions", 50)] {
         let mut body = FetchRequest { session_id: 7, session_epoch: 3, ..Default::default() };
         if partitions > 0 {
@@ -158,7 +139,7 @@ fn fetch() {
                 ..Default::default()
             }];
         }
-        request(what, 17, &body);
+        request(criterion, what, 17, &body);
     }
     for (what, partitions) in [("1 partition of 64 KiB outside", 1), ("50 partitions of 64 KiB outside", 50)] {
         let body = FetchResponse {
@@ -177,12 +158,12 @@ fn fetch() {
             }],
             ..Default::default()
         };
-        response::<FetchRequest>(what, 17, &body);
+        response::<FetchRequest>(criterion, what, 17, &body);
     }
 }
 
-fn metadata() {
-    request("all topics", 12, &MetadataRequest { topics: None, ..Default::default() });
+fn metadata(criterion: &mut Criterion) {
+    request(criterion, "all topics", 12, &MetadataRequest { topics: None, ..Default::default() });
     let body = MetadataResponse {
         brokers: (0..3)
             .map(|node_id| metadata_response::MetadataResponseBroker {
@@ -211,5 +192,8 @@ fn metadata() {
             .collect(),
         ..Default::default()
     };
-    response::<MetadataRequest>("100 topics of 10 partitions", 12, &body);
+    response::<MetadataRequest>(criterion, "100 topics of 10 partitions", 12, &body);
 }
+
+criterion_group!(benches, produce, fetch, metadata);
+criterion_main!(benches);
