@@ -100,19 +100,24 @@ fn walk(header: &BatchHeader, payload: &[u8], config: &LogConfig, now: Timestamp
         has_invalid_timestamp: false,
     };
     let mut index = 0;
+    let is_log_append_time = header.attributes.is_log_append_time();
+    let checks_time = config.timestamp_type == TimestampType::CreateTime;
+    let earliest = now.0.saturating_sub(config.timestamp_before_max_ms);
+    let latest = now.0.saturating_add(config.timestamp_after_max_ms);
     scan_records(header, payload, DECOMPRESSED_BYTES_MAX, |record| {
-        let is_log_append_time = header.attributes.is_log_append_time();
         let timestamp = if is_log_append_time { header.max_timestamp } else { record.timestamp };
-        let fault = if config.cleanup_compact && !record.has_key {
-            Some("Compacted topic cannot accept message without key".to_owned())
-        } else {
-            let fault = timestamp_fault(timestamp, is_log_append_time, config, now, record.offset_delta);
-            found.has_invalid_timestamp |= fault.is_some();
-            fault
-        };
-        if let Some(message) = fault {
+        let lacks_key = config.cleanup_compact && !record.has_key;
+        let is_checked = checks_time && timestamp != Timestamp::NONE;
+        let is_untimely = if is_checked { !(earliest..=latest).contains(&timestamp.0) } else { is_log_append_time };
+        if lacks_key || is_untimely {
+            found.has_invalid_timestamp |= !lacks_key;
             found.faults_in_total += 1;
             if found.faults.len() < FAULTS_MAX {
+                let message = match (lacks_key, is_checked) {
+                    (true, _) => "Compacted topic cannot accept message without key".to_owned(),
+                    (false, true) => out_of_range(timestamp, record.offset_delta, earliest, latest),
+                    (false, false) => "a producer may not set the timestamp type LogAppendTime".to_owned(),
+                };
                 found.faults.push(RecordFault { batch_index: index, message });
             }
         }
@@ -124,26 +129,12 @@ fn walk(header: &BatchHeader, payload: &[u8], config: &LogConfig, now: Timestamp
     Ok(found)
 }
 
-fn timestamp_fault(
-    timestamp: Timestamp,
-    is_log_append_time: bool,
-    config: &LogConfig,
-    now: Timestamp,
-    offset: i32,
-) -> Option<String> {
-    if config.timestamp_type == TimestampType::CreateTime && timestamp != Timestamp::NONE {
-        let earliest = now.0.saturating_sub(config.timestamp_before_max_ms);
-        let latest = now.0.saturating_add(config.timestamp_after_max_ms);
-        let in_range = timestamp.0 >= earliest && timestamp.0 <= latest;
-        return (!in_range).then(|| {
-            let timestamp = timestamp.0;
-            format!(
-                "Timestamp {timestamp} of message with offset {offset} is out of range. The timestamp should be within \
-                 [{earliest}, {latest}]"
-            )
-        });
-    }
-    is_log_append_time.then(|| "a producer may not set the timestamp type LogAppendTime".to_owned())
+fn out_of_range(timestamp: Timestamp, offset: i32, earliest: i64, latest: i64) -> String {
+    let timestamp = timestamp.0;
+    format!(
+        "Timestamp {timestamp} of message with offset {offset} is out of range. The timestamp should be within \
+         [{earliest}, {latest}]"
+    )
 }
 
 /// Validates the records of a batch whose header and CRC have been checked, and stamps it. `bytes` is the whole batch.
