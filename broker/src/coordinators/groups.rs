@@ -1,12 +1,15 @@
 //! The group coordinators of this broker, one for each partition of `__consumer_offsets` that it leads.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use odradek_broker_core::coordinator::{RuntimeConfig, TransactionEnd};
+use odradek_broker_core::group::consumer::{Assignor, Bounded, ConsumerConfig, MigrationPolicy};
 use odradek_broker_core::group::{GroupConfig, GroupQuery, GroupRequest, GroupResponse, GroupShard, OFFSETS_TOPIC};
 use odradek_common::config::BrokerConfig;
 use odradek_common::{ErrorCode, PartitionIndex};
-use odradek_metadata::Delta;
+use odradek_metadata::{Delta, Image};
 use odradek_node::World;
 use odradek_records::{Codec, Compression};
 
@@ -89,9 +92,26 @@ impl GroupCoordinators {
 
     /// Takes up and gives up leaderships. Called by the metadata publisher only, after the replicas.
     pub fn publish(&self, delta: &Delta) {
-        let make = || GroupShard::new(self.groups.clone(), self.world.timestamp().0);
+        let image = Arc::new(delta.after.clone());
+        let make = || GroupShard::new(self.groups.clone(), self.world.timestamp().0, image.clone());
         self.led.publish(delta, &make, &self.sink);
+        self.tell_topics(delta, &image);
         self.forget_deleted(delta);
+    }
+
+    /// Consumer groups look again at topics that have changed. Those that are being loaded do so anyway.
+    fn tell_topics(&self, delta: &Delta, image: &Arc<Image>) {
+        let changed = delta.topics.keys().filter_map(|id| image.topic(*id));
+        let names: BTreeSet<Arc<str>> = changed.chain(&delta.removed_topics).map(|topic| topic.name.clone()).collect();
+        let has_new = delta.topics.values().any(|topic| topic.created);
+        if names.is_empty() && delta.configs.is_empty() {
+            return;
+        }
+        let names = Arc::new(names);
+        for driver in self.led.drivers().into_iter().filter(|driver| driver.is_active()) {
+            let (image, names) = (image.clone(), names.clone());
+            drop(driver.request(GroupRequest::TopicsChanged { image, names, has_new }));
+        }
     }
 
     /// Offsets in topics that were deleted go with them.
@@ -121,7 +141,6 @@ fn compression(codec: i32) -> Compression {
 }
 
 fn group_config(config: &BrokerConfig) -> GroupConfig {
-    let millis = |duration: std::time::Duration| i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
     let groups = &config.groups;
     GroupConfig {
         initial_rebalance_delay_ms: millis(groups.initial_rebalance_delay),
@@ -131,5 +150,43 @@ fn group_config(config: &BrokerConfig) -> GroupConfig {
         metadata_max: config.offsets.metadata_bytes_max,
         retention_ms: i64::try_from(config.offsets.retention.as_millis()).unwrap_or(i64::MAX),
         retention_check_interval: config.offsets.retention_check_interval,
+        consumer: consumer_config(groups),
     }
+}
+
+/// As long as Kafka waits before it resolves regular expressions anew without a reason.
+const REGEX_REFRESH_INTERVAL_MS: i64 = 10 * 60 * 1_000;
+
+fn consumer_config(groups: &odradek_common::config::GroupConfig) -> ConsumerConfig {
+    let bounded = |value, min, max| Bounded { value_ms: millis(value), min_ms: millis(min), max_ms: millis(max) };
+    ConsumerConfig {
+        assignors: groups.consumer_assignors.iter().filter_map(|name| Assignor::by_name(name.trim())).collect(),
+        session_timeout: bounded(
+            groups.consumer_session_timeout,
+            groups.consumer_session_timeout_min,
+            groups.consumer_session_timeout_max,
+        ),
+        heartbeat_interval: bounded(
+            groups.consumer_heartbeat_interval,
+            groups.consumer_heartbeat_interval_min,
+            groups.consumer_heartbeat_interval_max,
+        ),
+        assignment_interval: bounded(
+            groups.consumer_assignment_interval,
+            groups.consumer_assignment_interval_min,
+            groups.consumer_assignment_interval_max,
+        ),
+        size_max: groups.consumer_size_max,
+        migration: match groups.consumer_migration_policy.to_ascii_lowercase().as_str() {
+            "upgrade" => MigrationPolicy::Upgrade,
+            "downgrade" => MigrationPolicy::Downgrade,
+            "disabled" => MigrationPolicy::Disabled,
+            _ => MigrationPolicy::Bidirectional,
+        },
+        regex_refresh_interval_ms: REGEX_REFRESH_INTERVAL_MS,
+    }
+}
+
+fn millis(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }

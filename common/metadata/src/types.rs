@@ -253,6 +253,10 @@ impl ConfigResource {
         Self { kind: ResourceType::Broker, name: id.to_string().into() }
     }
 
+    pub fn group(id: impl Into<Arc<str>>) -> Self {
+        Self { kind: ResourceType::Group, name: id.into() }
+    }
+
     /// The default of all brokers.
     pub fn cluster() -> Self {
         Self { kind: ResourceType::Broker, name: "".into() }

@@ -159,6 +159,9 @@ settings! {
         consumer_session_timeout: Duration = "group.consumer.session.timeout.ms",
         consumer_session_timeout_min: Duration = "group.consumer.min.session.timeout.ms",
         consumer_session_timeout_max: Duration = "group.consumer.max.session.timeout.ms",
+        consumer_assignment_interval: Duration = "group.consumer.assignment.interval.ms",
+        consumer_assignment_interval_min: Duration = "group.consumer.min.assignment.interval.ms",
+        consumer_assignment_interval_max: Duration = "group.consumer.max.assignment.interval.ms",
         consumer_size_max: usize = "group.consumer.max.size",
         consumer_migration_policy: String = "group.consumer.migration.policy",
     }
@@ -276,6 +279,9 @@ impl BrokerConfig {
     ];
 }
 
+/// The server-side assignors that there are.
+const CONSUMER_ASSIGNORS: [&str; 2] = ["uniform", "range"];
+
 /// For each thread of the cleaner, exclusive.
 const DEDUPE_BUFFER_BYTES_MIN: u64 = 1024 * 1024;
 
@@ -320,6 +326,38 @@ fn check_together(reader: &mut Reader<'_>, config: &BrokerConfig) {
     let groups = &config.groups;
     if groups.consumer_heartbeat_interval >= groups.consumer_session_timeout {
         reader.refuse("group.consumer.heartbeat.interval.ms", "must be shorter than group.consumer.session.timeout.ms");
+    }
+    if let Some(unknown) = groups.consumer_assignors.iter().find(|name| !CONSUMER_ASSIGNORS.contains(&name.trim())) {
+        let problem = format!("{unknown} is not known; there are {}", CONSUMER_ASSIGNORS.join(" and "));
+        reader.refuse("group.consumer.assignors", problem);
+    }
+    if groups.consumer_assignors.is_empty() {
+        reader.refuse("group.consumer.assignors", "must name at least one");
+    }
+    let within = |value: Duration, min: Duration, max: Duration| min <= value && value <= max;
+    for (name, value, min, max) in [
+        (
+            "group.consumer.session.timeout.ms",
+            groups.consumer_session_timeout,
+            groups.consumer_session_timeout_min,
+            groups.consumer_session_timeout_max,
+        ),
+        (
+            "group.consumer.heartbeat.interval.ms",
+            groups.consumer_heartbeat_interval,
+            groups.consumer_heartbeat_interval_min,
+            groups.consumer_heartbeat_interval_max,
+        ),
+        (
+            "group.consumer.assignment.interval.ms",
+            groups.consumer_assignment_interval,
+            groups.consumer_assignment_interval_min,
+            groups.consumer_assignment_interval_max,
+        ),
+    ] {
+        if !within(value, min, max) {
+            reader.refuse(name, "must lie between its group.consumer.min and group.consumer.max");
+        }
     }
     if groups.session_timeout_min > groups.session_timeout_max {
         reader.refuse("group.min.session.timeout.ms", "must not be longer than group.max.session.timeout.ms");

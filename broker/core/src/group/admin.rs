@@ -9,6 +9,7 @@ use odradek_wire::describe_groups_response::{DescribedGroup, DescribedGroupMembe
 use odradek_wire::list_groups_response::ListedGroup;
 
 use super::classic::State;
+use super::consumer::{CONSUMER, ConsumerGroup};
 use super::records::GroupRecord;
 use super::{GroupResponse, GroupShard, GroupTurn};
 use crate::coordinator::Ticket;
@@ -24,10 +25,11 @@ impl GroupShard {
         let is_any = |wanted: &[Str], name: &str| {
             wanted.is_empty() || wanted.iter().any(|wanted| wanted.trim().eq_ignore_ascii_case(name))
         };
-        if !is_any(types, CLASSIC) {
-            return Vec::new();
-        }
-        let groups = self.groups.values().filter(|group| is_any(states, group.state().name()));
+        let of_type = |name: &str| is_any(types, name);
+        let groups = self.groups.values().filter(|_| of_type(CLASSIC));
+        let groups = groups.filter(|group| is_any(states, group.state().name()));
+        let consumers = self.consumers.values().filter(|_| of_type(CONSUMER));
+        let consumers = consumers.filter(|group| is_any(states, group.state().name()));
         let listed = groups.map(|group| ListedGroup {
             group_id: Str::from(&*group.id),
             protocol_type: group.protocol_type.as_deref().map(Str::from).unwrap_or_default(),
@@ -35,7 +37,7 @@ impl GroupShard {
             group_type: Str::from_static(CLASSIC),
             ..ListedGroup::default()
         });
-        listed.collect()
+        listed.chain(consumers.map(ConsumerGroup::listed)).collect()
     }
 
     pub(super) fn describe(&self, id: &Str, api_version: i16) -> DescribedGroup {
@@ -45,7 +47,10 @@ impl GroupShard {
                 group_id: id.clone(),
                 group_state: Str::from_static(State::Dead.name()),
                 error_code: if is_told { ErrorCode::GroupIdNotFound.code() } else { 0 },
-                error_message: is_told.then(|| Str::from(format!("Group {id} not found."))),
+                error_message: is_told.then(|| match self.consumers.contains_key(id.as_str()) {
+                    true => Str::from(format!("Group {id} is not a classic group.")),
+                    false => Str::from(format!("Group {id} not found.")),
+                }),
                 ..DescribedGroup::default()
             };
         };
@@ -74,16 +79,18 @@ impl GroupShard {
     pub(super) fn delete_groups(&mut self, ticket: Ticket, ids: Vec<Str>, turn: &mut GroupTurn<'_>) {
         let mut results = Vec::with_capacity(ids.len());
         for id in ids {
-            let error = match self.groups.get(id.as_str()).map(super::ClassicGroup::state) {
-                None | Some(State::Dead) => ErrorCode::GroupIdNotFound,
-                Some(State::Empty) => ErrorCode::None,
-                Some(_) => ErrorCode::NonEmptyGroup,
+            let classic = self.groups.get(id.as_str());
+            let consumer = self.consumers.get(id.as_str());
+            let error = match (classic.map(super::ClassicGroup::state), consumer.map(ConsumerGroup::is_empty)) {
+                (None | Some(State::Dead), None) => ErrorCode::GroupIdNotFound,
+                (Some(State::Empty), _) | (_, Some(true)) => ErrorCode::None,
+                _ => ErrorCode::NonEmptyGroup,
             };
             if !error.is_error() {
                 let group: Arc<str> = id.as_str().into();
                 self.forget_offsets(&group, turn);
                 turn.note(format!("group {group}: deleted on request"));
-                turn.record(GroupRecord::Group(group, None));
+                self.forget_group(&group, turn);
             }
             results.push(DeletableGroupResult {
                 group_id: id,
@@ -92,5 +99,16 @@ impl GroupShard {
             });
         }
         turn.reply(ticket, GroupResponse::Delete(results));
+    }
+
+    /// Tombstones for all that there is of a group, its offsets apart.
+    pub(super) fn forget_group(&self, id: &Arc<str>, turn: &mut GroupTurn<'_>) {
+        match self.consumers.get(id) {
+            Some(group) => {
+                let records = group.tombstones().into_iter();
+                records.for_each(|record| turn.record(GroupRecord::Consumer(id.clone(), record)));
+            }
+            None => turn.record(GroupRecord::Group(id.clone(), None)),
+        }
     }
 }

@@ -48,6 +48,12 @@ impl GroupShard {
         turn: &mut GroupTurn<'_>,
     ) {
         let (id, member_id) = (request.group_id.as_str(), request.member_id.as_str());
+        if let Some(consumer) = self.consumers.get(id).filter(|_| member_id.is_empty()) {
+            // Nobody is in it: it begins anew as a classic one.
+            for record in consumer.tombstones() {
+                turn.record(GroupRecord::Consumer(consumer.id.clone(), record));
+            }
+        }
         let is_new_group = !self.groups.contains_key(id);
         if is_new_group {
             if !member_id.is_empty() {

@@ -1,40 +1,46 @@
-//! The group coordinator: classic groups and committed offsets, over one partition of `__consumer_offsets`.
+//! The group coordinator: groups of both protocols and committed offsets, over one partition of `__consumer_offsets`.
 //!
 //! [`GroupShard`] is the [`Shard`] that Kafka calls `GroupCoordinatorShard`:
 //! - `classic` is a group's state, `join`, `rebalance` and `session` what happens to it (KIP-62, 134, 345, 394, 814);
+//! - `consumer` is the groups of the newer protocol (KIP-848);
 //! - `offsets` is what was committed and how long it stays (KIP-211, 447, 496);
 //! - `admin` lists, describes and deletes groups; `records` is what of it all lies in the log.
 //!
 //! **Invariant:** offsets change only by replay. A classic group is soft state ahead of its record, which is written when a
-//! generation gets its assignment or the group becomes empty; it is taken from the record only while the log is loaded.
+//! generation gets its assignment or the group becomes empty; it is taken from the record only while the log is loaded. A
+//! consumer group is never ahead of its records. A name is that of a group of one kind, or of none.
 
 mod admin;
 mod classic;
+pub mod consumer;
 mod join;
 mod offsets;
 mod rebalance;
 mod records;
 mod session;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use odradek_common::time::Now;
 use odradek_common::{ErrorCode, Offset, ProducerId};
+use odradek_metadata::Image;
+use odradek_wire::consumer_group_describe_response;
 use odradek_wire::delete_groups_response::DeletableGroupResult;
 use odradek_wire::describe_groups_response::DescribedGroup;
 use odradek_wire::list_groups_response::ListedGroup;
 use odradek_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use odradek_wire::offset_fetch_response::OffsetFetchResponseGroup;
 use odradek_wire::{
-    EncodeError, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str,
-    SyncGroupRequest, SyncGroupResponse,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, EncodeError, HeartbeatRequest, HeartbeatResponse,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str, SyncGroupRequest, SyncGroupResponse,
 };
 
 pub use self::classic::{ClassicGroup, Member, State};
+use self::consumer::{ConsumerConfig, ConsumerGroup, ConsumerRecord, Topics};
 use self::offsets::Offsets;
 pub use self::records::{CommittedOffset, GroupMetadata, GroupRecord, MemberRecord, OffsetKey};
 use crate::coordinator::{EncodedRecord, InTransaction, Origin, Shard, Ticket, Turn};
@@ -63,6 +69,7 @@ pub struct GroupConfig {
     pub retention_ms: i64,
     /// `offsets.retention.check.interval.ms`.
     pub retention_check_interval: Duration,
+    pub consumer: ConsumerConfig,
 }
 
 /// Who asks, as groups keep it.
@@ -91,6 +98,16 @@ pub enum GroupRequest {
     Delete(Vec<Str>),
     /// These partitions of a topic are no more.
     PartitionsDeleted(Vec<(Arc<str>, i32)>),
+    /// A member of a consumer group joins, lives or leaves.
+    ConsumerHeartbeat(GroupClient, Arc<Image>, ConsumerGroupHeartbeatRequest),
+    /// Answered when all that is told is committed.
+    ConsumerDescribe(Vec<Str>),
+    /// The metadata has a new image, in which these topics were made, changed or deleted.
+    TopicsChanged {
+        image: Arc<Image>,
+        names: Arc<BTreeSet<Arc<str>>>,
+        has_new: bool,
+    },
 }
 
 impl GroupRequest {
@@ -116,6 +133,10 @@ impl GroupRequest {
             }
             Self::DeleteOffsets(request) if request.group_id.is_empty() => {
                 GroupResponse::DeleteOffsets(OffsetDeleteResponse { error_code, ..OffsetDeleteResponse::default() })
+            }
+            Self::ConsumerHeartbeat(client, _, request) => {
+                let refusal = consumer::check_heartbeat(client, request, &config.consumer).err()?;
+                GroupResponse::ConsumerHeartbeat(consumer::heartbeat_failed(refusal))
             }
             _ => return None,
         };
@@ -151,6 +172,8 @@ pub enum GroupResponse {
     Delete(Vec<DeletableGroupResult>),
     List(Vec<ListedGroup>),
     Describe(Vec<DescribedGroup>),
+    ConsumerHeartbeat(ConsumerGroupHeartbeatResponse),
+    ConsumerDescribe(Vec<consumer_group_describe_response::DescribedGroup>),
     Done,
 }
 
@@ -163,6 +186,14 @@ pub enum GroupTimer {
     Join(Arc<str>),
     /// Members have had their time to ask for their assignment.
     Sync(Arc<str>),
+    /// A member of a consumer group has had its time to give partitions up.
+    Revocation { group: Arc<str>, member: Arc<str> },
+    /// A member of a consumer group that speaks the classic protocol has had its time to join again.
+    MemberJoin { group: Arc<str>, member: Arc<str> },
+    /// Such a member has had its time to ask for its assignment.
+    MemberSync { group: Arc<str>, member: Arc<str> },
+    /// The regular expressions of a consumer group are to be resolved.
+    Regexes(Arc<str>),
     /// Offsets and groups are looked through for what has outlived its retention.
     Expiry,
 }
@@ -176,6 +207,8 @@ pub enum GroupPending {
     Assigned { group: Arc<str>, generation: i32, assignment: BTreeMap<Arc<str>, Bytes> },
     /// A static member has a new id.
     Replaced(Box<join::Replaced>),
+    /// A consumer group has become a classic one, whose members are to join again.
+    Downgraded(Arc<str>),
 }
 
 pub(crate) type GroupTurn<'a> = Turn<'a, GroupShard>;
@@ -185,16 +218,65 @@ pub(crate) type GroupTurn<'a> = Turn<'a, GroupShard>;
 pub struct GroupShard {
     config: Arc<GroupConfig>,
     groups: BTreeMap<Arc<str>, ClassicGroup>,
+    /// Invariant: no name is in both maps.
+    consumers: BTreeMap<Arc<str>, ConsumerGroup>,
+    /// Soft: what the group is that becomes a classic one by the records at hand.
+    downgraded: Option<ClassicGroup>,
+    topics: Topics,
     offsets: Offsets,
-    /// From then on groups are ahead of their records.
+    /// From then on classic groups are ahead of their records.
     is_loaded: bool,
     now_ms: i64,
 }
 
 impl GroupShard {
-    /// `now_ms` is the wall clock at the load, for groups that no record tells the age of.
-    pub fn new(config: Arc<GroupConfig>, now_ms: i64) -> Self {
-        Self { config, groups: BTreeMap::new(), offsets: Offsets::default(), is_loaded: false, now_ms }
+    /// `now_ms` is the wall clock at the load, for groups that no record tells the age of; `image` the metadata.
+    pub fn new(config: Arc<GroupConfig>, now_ms: i64, image: Arc<Image>) -> Self {
+        Self {
+            config,
+            groups: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            downgraded: None,
+            topics: Topics::new(image),
+            offsets: Offsets::default(),
+            is_loaded: false,
+            now_ms,
+        }
+    }
+
+    pub fn consumer_group(&self, id: &str) -> Option<&ConsumerGroup> {
+        self.consumers.get(id)
+    }
+
+    /// One with members: without any it may become a classic one.
+    fn is_consumer_group(&self, id: &str) -> bool {
+        self.consumers.get(id).is_some_and(|group| !group.is_empty())
+    }
+
+    fn has_group(&self, id: &str) -> bool {
+        self.groups.contains_key(id) || self.consumers.contains_key(id)
+    }
+
+    /// Takes in a record of a consumer group. What is taken back of a group that is not there was taken back before.
+    fn replay_consumer(&mut self, id: Arc<str>, record: ConsumerRecord) {
+        if record == ConsumerRecord::Group(None) {
+            self.consumers.remove(&id);
+            return;
+        }
+        if !self.consumers.contains_key(&id) {
+            if record.is_tombstone() {
+                return;
+            }
+            // Where there are offsets only, and a group of members' own was not taken back, offsets came first.
+            match self.groups.get(&id) {
+                Some(classic) if !classic.is_simple() => return,
+                _ => self.groups.remove(&id),
+            };
+            self.consumers.insert(id.clone(), ConsumerGroup::new(id.clone()));
+        }
+        if let Some(group) = self.consumers.get_mut(&id) {
+            group.replay(record);
+        }
     }
 
     pub fn group(&self, id: &str) -> Option<&ClassicGroup> {
@@ -202,7 +284,7 @@ impl GroupShard {
     }
 
     pub fn group_count(&self) -> usize {
-        self.groups.len()
+        self.groups.len() + self.consumers.len()
     }
 
     pub fn offset_count(&self) -> usize {
@@ -243,10 +325,22 @@ impl Shard for GroupShard {
             return turn.reply_now(ticket, refusal);
         }
         match request {
-            GroupRequest::Join(client, request) => self.join(ticket, &client, &request, turn),
-            GroupRequest::Sync(request) => self.sync(ticket, &request, turn),
-            GroupRequest::Heartbeat(request) => self.heartbeat(ticket, &request, turn),
-            GroupRequest::Leave(request) => self.leave(ticket, &request, turn),
+            GroupRequest::Join(client, request) => match self.is_consumer_group(&request.group_id) {
+                true => self.join_as_classic(ticket, &client, &request, turn),
+                false => self.join(ticket, &client, &request, turn),
+            },
+            GroupRequest::Sync(request) => match self.consumers.contains_key(request.group_id.as_str()) {
+                true => self.sync_as_classic(ticket, &request, turn),
+                false => self.sync(ticket, &request, turn),
+            },
+            GroupRequest::Heartbeat(request) => match self.consumers.contains_key(request.group_id.as_str()) {
+                true => self.heartbeat_as_classic(ticket, &request, turn),
+                false => self.heartbeat(ticket, &request, turn),
+            },
+            GroupRequest::Leave(request) => match self.consumers.contains_key(request.group_id.as_str()) {
+                true => self.leave_as_classic(ticket, &request, turn),
+                false => self.leave(ticket, &request, turn),
+            },
             GroupRequest::Commit(client, request) => self.commit(ticket, &client, &request, turn),
             GroupRequest::CommitInTransaction(transaction, request) => {
                 self.commit_in_transaction(ticket, transaction, &request, turn);
@@ -258,6 +352,22 @@ impl Shard for GroupShard {
             GroupRequest::DeleteOffsets(request) => self.delete_offsets(ticket, &request, turn),
             GroupRequest::Delete(groups) => self.delete_groups(ticket, groups, turn),
             GroupRequest::PartitionsDeleted(partitions) => self.partitions_deleted(ticket, &partitions, turn),
+            GroupRequest::ConsumerHeartbeat(client, image, request) => {
+                self.topics.see(image);
+                self.consumer_heartbeat(ticket, &client, &request, turn);
+            }
+            GroupRequest::ConsumerDescribe(groups) => {
+                let described = groups.iter().map(|id| self.describe_consumer_group(id)).collect();
+                turn.reply(ticket, GroupResponse::ConsumerDescribe(described));
+            }
+            GroupRequest::TopicsChanged { image, names, has_new } => {
+                self.topics.see(image);
+                if has_new {
+                    self.topics.on_created();
+                }
+                self.consumers.values_mut().for_each(|group| group.on_topics_changed(&names));
+                turn.reply_now(ticket, GroupResponse::Done);
+            }
         }
     }
 
@@ -274,7 +384,7 @@ impl Shard for GroupShard {
     fn replay(&mut self, origin: Origin, record: GroupRecord) {
         match record {
             GroupRecord::Offset(key, value) => {
-                if value.is_some() && !self.groups.contains_key(&key.group) {
+                if value.is_some() && !self.has_group(&key.group) {
                     let group = ClassicGroup::new(key.group.clone(), self.now_ms);
                     self.groups.insert(key.group.clone(), group);
                 }
@@ -284,10 +394,13 @@ impl Shard for GroupShard {
                 self.groups.remove(&id);
             }
             GroupRecord::Group(id, Some(metadata)) => {
-                if !self.is_loaded {
-                    self.groups.insert(id.clone(), ClassicGroup::from_record(id, metadata));
+                let downgraded = self.downgraded.take().filter(|group| group.id == id);
+                if !self.is_loaded || !self.groups.contains_key(&id) {
+                    let group = downgraded.unwrap_or_else(|| ClassicGroup::from_record(id.clone(), metadata));
+                    self.groups.insert(id, group);
                 }
             }
+            GroupRecord::Consumer(id, record) => self.replay_consumer(id, record),
         }
     }
 
@@ -304,6 +417,7 @@ impl Shard for GroupShard {
                 group.prepare_rebalance("it was loaded with more members than group.max.size", turn, &self.config);
             }
         }
+        self.start_consumer_sessions(turn);
     }
 
     fn on_timer(&mut self, timer: GroupTimer, turn: &mut GroupTurn<'_>) {
@@ -314,6 +428,7 @@ impl Shard for GroupShard {
                 turn.schedule(GroupTimer::Expiry, self.config.retention_check_interval);
             }
             GroupTimer::Session { group, member } => {
+                self.on_consumer_session_timeout(&group, &member, turn);
                 if let Some((group, config)) = self.open(&group) {
                     group.on_session_timeout(&member, turn, config);
                 }
@@ -328,6 +443,14 @@ impl Shard for GroupShard {
                     group.on_sync_timeout(turn, config);
                 }
             }
+            GroupTimer::Revocation { group, member } => self.on_revocation_timeout(&group, &member, turn),
+            GroupTimer::MemberJoin { group, member } => {
+                self.on_classic_member_timeout(&group, &member, "did not join again in time", turn);
+            }
+            GroupTimer::MemberSync { group, member } => {
+                self.on_classic_member_timeout(&group, &member, "did not ask for its assignment in time", turn);
+            }
+            GroupTimer::Regexes(group) => self.resolve_regexes(&group, turn),
         }
     }
 
@@ -355,6 +478,14 @@ impl Shard for GroupShard {
             GroupPending::Assigned { group, generation, assignment } => {
                 if let Some((group, config)) = self.open(&group) {
                     group.on_assignment_stored(generation, assignment, result, turn, config);
+                }
+            }
+            // Whether it is committed or not: it is what the log says.
+            GroupPending::Downgraded(group) => {
+                if let Some((group, config)) = self.open(&group)
+                    && group.is(State::Stable)
+                {
+                    group.prepare_rebalance("it has changed its protocol", turn, config);
                 }
             }
             GroupPending::Replaced(replaced) => {

@@ -14,6 +14,7 @@ use odradek_wire::offset_fetch_response::{
 use odradek_wire::{OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, Str};
 
 use super::classic::{ClassicGroup, State};
+use super::consumer::ConsumerGroup;
 use super::records::{CommittedOffset, GroupRecord, OffsetKey};
 use super::{GroupClient, GroupResponse, GroupShard, GroupTurn};
 use crate::coordinator::{InTransaction, Origin, Ticket, TimelineMap};
@@ -117,6 +118,9 @@ impl GroupShard {
     // ---- commit ----
 
     fn check_commit(&mut self, client: &GroupClient, request: &OffsetCommitRequest) -> Result<(), ErrorCode> {
+        if let Some(group) = self.consumers.get(request.group_id.as_str()) {
+            return group.check_commit(request, false, client.api_version);
+        }
         let generation = request.generation_id_or_member_epoch;
         match self.groups.get(request.group_id.as_str()) {
             Some(group) => {
@@ -201,6 +205,9 @@ impl GroupShard {
     }
 
     fn check_commit_in_transaction(&self, request: &OffsetCommitRequest) -> Result<(), ErrorCode> {
+        if let Some(group) = self.consumers.get(request.group_id.as_str()) {
+            return group.check_commit(request, true, 0);
+        }
         let generation = request.generation_id_or_member_epoch;
         match self.groups.get(request.group_id.as_str()) {
             Some(group) => {
@@ -232,7 +239,13 @@ impl GroupShard {
 
     pub(super) fn fetch_offsets(&self, request: &OffsetFetchRequestGroup, view: View) -> OffsetFetchResponseGroup {
         let group: Arc<str> = request.group_id.as_str().into();
-        let exists = self.groups.contains_key(&group);
+        let consumer = self.consumers.get(&group);
+        let checked = consumer.map(|group| group.check_fetch(request.member_id.as_deref(), request.member_epoch));
+        if let Some(Err(error)) = checked {
+            let group_id = request.group_id.clone();
+            return OffsetFetchResponseGroup { group_id, error_code: error.code(), ..Default::default() };
+        }
+        let exists = self.has_group(&group);
         let partition = |key: &OffsetKey, topic_id: Uuid| {
             let found = if exists { self.offsets.view(key, view) } else { None };
             // An offset in a topic that was deleted says nothing of the one that has its name now.
@@ -286,26 +299,29 @@ impl GroupShard {
 
     // ---- delete ----
 
-    fn check_delete(&self, group: &str) -> Result<&ClassicGroup, ErrorCode> {
+    fn check_delete(&self, group: &str) -> Result<(), ErrorCode> {
+        if self.consumers.contains_key(group) {
+            return Ok(());
+        }
         let group = self.groups.get(group).ok_or(ErrorCode::GroupIdNotFound)?;
         match group.state() {
             State::Dead => Err(ErrorCode::GroupIdNotFound),
-            State::Empty => Ok(group),
-            _ if group.is_consumer_group() => Ok(group),
+            State::Empty => Ok(()),
+            _ if group.is_consumer_group() => Ok(()),
             // It is not known what the members of other kinds of groups work on.
             _ => Err(ErrorCode::NonEmptyGroup),
         }
     }
 
     pub(super) fn delete_offsets(&mut self, ticket: Ticket, request: &OffsetDeleteRequest, turn: &mut GroupTurn<'_>) {
-        let group = match self.check_delete(&request.group_id) {
-            Ok(group) => group,
-            Err(error) => return turn.refuse(ticket, error),
-        };
+        if let Err(error) = self.check_delete(&request.group_id) {
+            return turn.refuse(ticket, error);
+        }
+        let group: Arc<str> = request.group_id.as_str().into();
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let name: Arc<str> = topic.name.as_str().into();
-            let error = match group.is_subscribed(&name) {
+            let error = match self.is_subscribed(&group, &name) {
                 true => ErrorCode::GroupSubscribedToTopic,
                 false => ErrorCode::None,
             };
@@ -315,8 +331,7 @@ impl GroupShard {
                     partition_index: partition.partition_index,
                     error_code: error.code(),
                 });
-                let key =
-                    OffsetKey { group: group.id.clone(), topic: name.clone(), partition: partition.partition_index };
+                let key = OffsetKey { group: group.clone(), topic: name.clone(), partition: partition.partition_index };
                 if !error.is_error() && (self.offsets.get(&key).is_some() || self.offsets.is_pending(&key)) {
                     turn.record(GroupRecord::Offset(key, None));
                 }
@@ -325,6 +340,11 @@ impl GroupShard {
         }
         let response = OffsetDeleteResponse { topics, ..OffsetDeleteResponse::default() };
         turn.reply(ticket, GroupResponse::DeleteOffsets(response));
+    }
+
+    fn is_subscribed(&self, group: &Arc<str>, topic: &str) -> bool {
+        self.groups.get(group).is_some_and(|group| group.is_subscribed(topic))
+            || self.consumers.get(group).is_some_and(|group| group.is_subscribed(topic))
     }
 
     /// Tombstones for all that a group has committed or is about to.
@@ -357,16 +377,25 @@ impl GroupShard {
 
     // ---- expiry ----
 
+    fn is_expired(&self, group: &Arc<str>, offset: &CommittedOffset, now_ms: i64) -> bool {
+        let retention_ms = self.config.retention_ms;
+        match self.groups.get(group) {
+            Some(group) => group.is_expired(offset, now_ms, retention_ms),
+            // Of a consumer group: in a topic that it does not read, since the commit.
+            None => offset.is_expired(offset.commit_timestamp, now_ms, retention_ms),
+        }
+    }
+
     /// Tombstones for what has outlived its retention, and for groups that are left with nothing.
     pub(super) fn expire(&mut self, turn: &mut GroupTurn<'_>) {
         turn.divisible();
         let now_ms = turn.wall().0;
         let (mut expired, mut groups) = (0, 0);
-        for group in self.groups.values() {
+        for id in self.groups.keys().chain(self.consumers.keys()) {
             let mut is_all = true;
-            for (key, offset) in self.offsets.of_group(&group.id) {
-                let is_expired = !group.is_subscribed(&key.topic)
-                    && group.is_expired(offset, now_ms, self.config.retention_ms)
+            for (key, offset) in self.offsets.of_group(id) {
+                let is_expired = !self.is_subscribed(id, &key.topic)
+                    && self.is_expired(id, offset, now_ms)
                     && !self.offsets.is_pending(key);
                 if is_expired {
                     expired += 1;
@@ -375,9 +404,11 @@ impl GroupShard {
                     is_all = false;
                 }
             }
-            if is_all && group.is_unused() && !self.offsets.has_pending(&group.id) {
+            let is_unused = self.groups.get(id).is_some_and(ClassicGroup::is_unused)
+                || self.consumers.get(id).is_some_and(ConsumerGroup::is_empty);
+            if is_all && is_unused && !self.offsets.has_pending(id) {
                 groups += 1;
-                turn.record(GroupRecord::Group(group.id.clone(), None));
+                self.forget_group(id, turn);
             }
         }
         if expired + groups > 0 {
@@ -399,8 +430,14 @@ impl ClassicGroup {
             }
             _ => return false,
         };
-        match offset.expire_timestamp {
-            0.. => now_ms >= offset.expire_timestamp,
+        offset.is_expired(since, now_ms, retention_ms)
+    }
+}
+
+impl CommittedOffset {
+    fn is_expired(&self, since: i64, now_ms: i64, retention_ms: i64) -> bool {
+        match self.expire_timestamp {
+            0.. => now_ms >= self.expire_timestamp,
             _ => now_ms.saturating_sub(since) >= retention_ms,
         }
     }

@@ -1,6 +1,7 @@
-//! The records of `__consumer_offsets` that classic groups and offsets are made of, in Kafka's format.
+//! The records of `__consumer_offsets` that groups and offsets are made of, in Kafka's format.
 //!
-//! Other kinds (of newer groups) are named and left out; a kind that is not known at all is, too. Strings are copied out of
+//! Those of consumer groups have a module of their own. Other kinds (of newer groups) are named and left out; a kind that is
+//! not known at all is, too. Strings are copied out of
 //! the batch they came in, as state outlives it.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -13,6 +14,7 @@ use odradek_common::Uuid;
 use odradek_wire as wire;
 use odradek_wire::{DecodeError, Decoder, EncodeError, Message, Str, TypedRecord, decode_versioned, encode_versioned};
 
+use super::consumer::records::{self as consumer, ConsumerRecord};
 use crate::coordinator::EncodedRecord;
 
 /// One committed position.
@@ -69,6 +71,7 @@ pub struct MemberRecord {
 pub enum GroupRecord {
     Offset(OffsetKey, Option<CommittedOffset>),
     Group(Arc<str>, Option<GroupMetadata>),
+    Consumer(Arc<str>, ConsumerRecord),
 }
 
 /// The versions that Kafka 4.3 writes. A client's own expiry is only in the oldest.
@@ -96,6 +99,7 @@ pub fn encode(record: &GroupRecord) -> Result<EncodedRecord, EncodeError> {
             let key = odradek_wire::encode_with_prefix(&key, wire::GroupMetadataKey::RECORD_TYPE, 0)?;
             Ok((key, value.as_ref().map(encode_group).transpose()?))
         }
+        GroupRecord::Consumer(group, record) => consumer::encode(group, record),
     }
 }
 
@@ -154,7 +158,10 @@ pub fn decode(key: Option<Bytes>, value: Option<Bytes>) -> Result<GroupRecord, S
             let key = wire::GroupMetadataKey::decode(&mut input, 0).map_err(damaged)?;
             Ok(GroupRecord::Group(text(&key.group), value.map(decode_group).transpose().map_err(damaged)?))
         }
-        3..=8 | 16 => Err(format!("records of consumer groups (type {kind})")),
+        kind if consumer::is_known(kind) => {
+            let (group, record) = consumer::decode(kind, &mut input, value).map_err(damaged)?;
+            Ok(GroupRecord::Consumer(group, record))
+        }
         10..=15 => Err(format!("records of share groups (type {kind})")),
         17..=23 => Err(format!("records of streams groups (type {kind})")),
         _ => Err(format!("records of the unknown type {kind}")),
