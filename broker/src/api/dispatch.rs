@@ -58,6 +58,8 @@ pub const APIS: &[(ApiKey, RangeInclusive<i16>)] = &[
     (ApiKey::UnregisterBroker, 0..=0),
     (ApiKey::DescribeTransactions, 0..=0),
     (ApiKey::ListTransactions, 0..=2),
+    (ApiKey::ConsumerGroupHeartbeat, 0..=1),
+    (ApiKey::ConsumerGroupDescribe, 0..=1),
     (ApiKey::ListConfigResources, 0..=1),
     (ApiKey::DescribeTopicPartitions, 0..=0),
 ];
@@ -126,6 +128,8 @@ impl Api {
             ApiKey::Heartbeat => call.run(client, Api::heartbeat),
             ApiKey::LeaveGroup => call.run(client, Api::leave_group),
             ApiKey::SyncGroup => call.run(client, Api::sync_group),
+            ApiKey::ConsumerGroupHeartbeat => call.run(client, Api::consumer_group_heartbeat),
+            ApiKey::ConsumerGroupDescribe => call.run(client, Api::consumer_group_describe),
             ApiKey::DescribeGroups => call.run(client, Api::describe_groups),
             ApiKey::ListGroups => call.run(client, Api::list_groups),
             ApiKey::DeleteGroups => call.run(client, Api::delete_groups),

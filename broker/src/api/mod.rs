@@ -12,6 +12,8 @@ mod alter_replica_log_dirs;
 mod api_versions;
 mod authorizer;
 mod config_docs;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
 mod create_topics_automatically;
 mod delete_groups;
 mod delete_records;

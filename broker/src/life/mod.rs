@@ -37,7 +37,12 @@ impl CurrentBrokerEpoch {
 
 /// The feature levels that this broker can work with. `metadata.version` is the number that Kafka 4.3 gives its newest.
 pub fn supported_features() -> Vec<FeatureRange> {
-    [("eligible.leader.replicas.version", 0, 1), ("metadata.version", 30, 30), ("transaction.version", 0, 2)]
-        .map(|(name, min_level, max_level)| FeatureRange { name: name.to_owned(), min_level, max_level })
-        .to_vec()
+    [
+        ("eligible.leader.replicas.version", 0, 1),
+        ("group.version", 0, 1),
+        ("metadata.version", 30, 30),
+        ("transaction.version", 0, 2),
+    ]
+    .map(|(name, min_level, max_level)| FeatureRange { name: name.to_owned(), min_level, max_level })
+    .to_vec()
 }

@@ -21,7 +21,6 @@ const QUOTAS: &str = "quotas are not served yet";
 const TIERED: &str = "tiered storage is not served yet";
 const SHARE: &str = "share groups are not served yet";
 const STREAMS: &str = "streams groups are not served yet";
-const GROUPS: &str = "groups of the consumer protocol (KIP-848) are not served yet; those of the classic protocol are";
 const COORDINATOR: &str = "requests of groups are handled, and appended, where they are read";
 const TWO_PHASES: &str = "two-phase commit (KIP-939) is not served yet";
 const ADD_PARTITIONS: &str = "the coordinator answers by itself when the transaction before is complete";
@@ -137,9 +136,9 @@ const BROKER: &[(&str, Support)] = &[
     ("group.max.session.timeout.ms", Honoured),
     ("group.max.size", Honoured),
     ("group.min.session.timeout.ms", Honoured),
-    ("group.coordinator.rebalance.protocols", WithoutEffect("the classic protocol is the one that is served")),
+    ("group.coordinator.rebalance.protocols", Honoured),
     ("group.coordinator.*", WithoutEffect(COORDINATOR)),
-    ("group.*", WithoutEffect(GROUPS)),
+    ("group.consumer.*", Honoured),
     ("offset.metadata.max.bytes", Honoured),
     ("offsets.*", Honoured),
     ("share.coordinator.*", WithoutEffect(SHARE)),

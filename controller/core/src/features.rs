@@ -14,6 +14,7 @@ use crate::error::ApiError;
 
 pub const METADATA_VERSION: &str = "metadata.version";
 pub const ELIGIBLE_LEADER_REPLICAS: &str = "eligible.leader.replicas.version";
+pub const GROUP_VERSION: &str = "group.version";
 pub const TRANSACTION_VERSION: &str = "transaction.version";
 
 /// A feature as this version knows it.
@@ -25,9 +26,10 @@ pub struct Supported {
 }
 
 /// Everything above level 0. `metadata.version` is the number that Kafka 4.3 gives its newest; tools compare it.
-/// `group.version`, `share.version` and `streams.version` follow with what they stand for.
+/// `share.version` and `streams.version` follow with what they stand for.
 pub const SUPPORTED: &[Supported] = &[
     Supported { name: ELIGIBLE_LEADER_REPLICAS, min_level: 0, max_level: 1 },
+    Supported { name: GROUP_VERSION, min_level: 0, max_level: 1 },
     Supported { name: METADATA_VERSION, min_level: 30, max_level: 30 },
     Supported { name: TRANSACTION_VERSION, min_level: 0, max_level: 2 },
 ];

@@ -80,11 +80,11 @@ fn wrong_registrations_are_refused_by_name() {
         ),
         (
             RegisterBroker {
-                features: [valid.features.clone(), vec![range("group.version", 1, 2)]].concat(),
+                features: [valid.features.clone(), vec![range("share.version", 1, 2)]].concat(),
                 ..valid.clone()
             },
             ErrorCode::UnsupportedVersion,
-            "version 0 of group.version",
+            "version 0 of share.version",
         ),
     ] {
         let error = cluster.register(&request).expect_err(told);
