@@ -15,11 +15,12 @@ use odradek_common::{ErrorCode, TopicPartition};
 use odradek_controller_core::ApiError;
 use odradek_metadata::Image;
 use odradek_proto::admin as proto;
+use odradek_wire::consumer_group_describe_response::{self as consumer, Assignment};
 use odradek_wire::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use odradek_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use odradek_wire::{
-    ConsumerProtocolAssignment, DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest, OffsetFetchRequest, Str,
-    decode_versioned_up_to,
+    ConsumerGroupDescribeRequest, ConsumerProtocolAssignment, DeleteGroupsRequest, DescribeGroupsRequest,
+    ListGroupsRequest, OffsetFetchRequest, Str, decode_versioned_up_to,
 };
 use tonic::Status;
 
@@ -31,6 +32,7 @@ use super::admin_service::status;
 /// The versions that are spoken to brokers.
 const LIST_GROUPS: i16 = 5;
 const DESCRIBE_GROUPS: i16 = 6;
+const CONSUMER_GROUP_DESCRIBE: i16 = 1;
 const DELETE_GROUPS: i16 = 2;
 const OFFSET_FETCH: i16 = 9;
 
@@ -112,12 +114,11 @@ fn failure(unanswered: &Unanswered) -> proto::BrokerFailure {
 pub async fn describe_group(relay: &Relay<'_>, group: String) -> Result<proto::DescribeGroupResponse, Status> {
     let Answer { coordinator, response: described, .. } =
         ask_description(relay, &group).await.map_err(|error| status(&error))?;
-    let code = ErrorCode::from_code(described.error_code);
-    if code.is_error() {
-        return Err(status(&group_error(&group, code)));
+    if described.code.is_error() {
+        return Err(status(&group_error(&group, described.code)));
     }
     let committed = committed(relay, &group).await.map_err(|error| status(&error))?;
-    let members: Vec<proto::GroupMember> = described.members.iter().map(|one| member(&described, one)).collect();
+    let Described { state, protocol_type, protocol, members, .. } = described;
     let mut holders = BTreeMap::new();
     for member in &members {
         for topic in &member.assigned {
@@ -153,9 +154,9 @@ pub async fn describe_group(relay: &Relay<'_>, group: String) -> Result<proto::D
     let offsets = offsets.collect();
     Ok(proto::DescribeGroupResponse {
         group,
-        state: described.group_state.to_string(),
-        protocol_type: described.protocol_type.to_string(),
-        protocol: described.protocol_data.to_string(),
+        state,
+        protocol_type,
+        protocol,
         coordinator: coordinator.id.0,
         coordinator_address: coordinator.address(),
         members,
@@ -164,8 +165,76 @@ pub async fn describe_group(relay: &Relay<'_>, group: String) -> Result<proto::D
     })
 }
 
+/// What a coordinator says of a group, of whichever kind.
+struct Described {
+    code: ErrorCode,
+    state: String,
+    protocol_type: String,
+    protocol: String,
+    members: Vec<proto::GroupMember>,
+}
+
 /// Whatever the coordinator says of the group, GROUP_ID_NOT_FOUND included.
-async fn ask_description(relay: &Relay<'_>, group: &str) -> Result<Answer<DescribedGroup>, ApiError> {
+async fn ask_description(relay: &Relay<'_>, group: &str) -> Result<Answer<Described>, ApiError> {
+    let Answer { coordinator, response, in_doubt } = ask_classic_description(relay, group).await?;
+    let response = match ErrorCode::from_code(response.error_code) {
+        ErrorCode::GroupIdNotFound => ask_consumer_description(relay, group).await?,
+        code => Described {
+            code,
+            state: response.group_state.to_string(),
+            protocol_type: response.protocol_type.to_string(),
+            protocol: response.protocol_data.to_string(),
+            members: response.members.iter().map(|one| member(&response, one)).collect(),
+        },
+    };
+    Ok(Answer { coordinator, response, in_doubt })
+}
+
+/// What is no classic group may be one of the newer consumer protocol (KIP-848).
+async fn ask_consumer_description(relay: &Relay<'_>, group: &str) -> Result<Described, ApiError> {
+    let request = ConsumerGroupDescribeRequest { group_ids: vec![Str::from(group)], ..Default::default() };
+    let answer = relay.ask_coordinator(group, CONSUMER_GROUP_DESCRIBE, &request, |response| {
+        first_code(response.groups.iter().map(|group| group.error_code))
+    });
+    let Answer { coordinator, response, .. } = answer.await?;
+    let Some(described) = response.groups.into_iter().next() else {
+        return Err(unanswered_group(&coordinator, group));
+    };
+    let code = match ErrorCode::from_code(described.error_code) {
+        // Where there are no such groups.
+        ErrorCode::UnsupportedVersion => ErrorCode::GroupIdNotFound,
+        code => code,
+    };
+    Ok(Described {
+        code,
+        state: described.group_state.to_string(),
+        protocol_type: CONSUMERS.to_owned(),
+        protocol: described.assignor_name.to_string(),
+        members: described.members.iter().map(consumer_member).collect(),
+    })
+}
+
+fn consumer_member(member: &consumer::Member) -> proto::GroupMember {
+    let Assignment { topic_partitions, .. } = &member.assignment;
+    let mut assigned: Vec<proto::TopicPartitions> = topic_partitions
+        .iter()
+        .map(|topic| {
+            let mut partitions = topic.partitions.clone();
+            partitions.sort_unstable();
+            proto::TopicPartitions { topic: topic.topic_name.to_string(), partitions }
+        })
+        .collect();
+    assigned.sort_by(|a, b| a.topic.cmp(&b.topic));
+    proto::GroupMember {
+        member_id: member.member_id.to_string(),
+        instance_id: member.instance_id.as_ref().map(String::from),
+        client_id: member.client_id.to_string(),
+        host: member.client_host.to_string(),
+        assigned,
+    }
+}
+
+async fn ask_classic_description(relay: &Relay<'_>, group: &str) -> Result<Answer<DescribedGroup>, ApiError> {
     let request = DescribeGroupsRequest { groups: vec![Str::from(group)], ..DescribeGroupsRequest::default() };
     let answer = relay.ask_coordinator(group, DESCRIBE_GROUPS, &request, |response| {
         first_code(response.groups.iter().map(|group| group.error_code))

@@ -180,12 +180,9 @@ impl Inspection {
                 ));
             }
         }
-        for kind in ["group.version", "share.version", "streams.version"] {
+        for kind in ["share.version", "streams.version"] {
             if image.feature_level(kind) > 0 {
                 let what = match kind {
-                    "group.version" => {
-                        "consumers of the newer protocol (group.protocol=consumer) are not served; committed offsets are kept"
-                    }
                     "share.version" => "share groups are not served",
                     _ => "streams groups are not served",
                 };

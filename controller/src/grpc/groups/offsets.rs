@@ -31,10 +31,10 @@ pub async fn reset_offsets(
 ) -> Result<proto::ResetOffsetsResponse, Status> {
     let group = request.group.as_str();
     let described = ask_description(relay, group).await.map_err(|error| status(&error))?.response;
-    let is_new = match ErrorCode::from_code(described.error_code) {
-        ErrorCode::None if matches!(described.group_state.as_str(), "Empty" | "Dead") => false,
+    let is_new = match described.code {
+        ErrorCode::None if matches!(described.state.as_str(), "Empty" | "Dead") => false,
         ErrorCode::None => {
-            return Err(status(&has_members(group, Some(described.group_state.as_str()))));
+            return Err(status(&has_members(group, Some(described.state.as_str()))));
         }
         // It is made by the commit.
         ErrorCode::GroupIdNotFound => true,
