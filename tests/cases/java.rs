@@ -55,6 +55,37 @@ fn a_consumer_does_all_that_consumers_can() {
     of_three().run(|cluster| obey(cluster, program(&class_path, &["consumers", cluster.bootstrap()])));
 }
 
+/// The same with consumer groups that hear of changes soon.
+fn of_three_with_consumer_groups() -> Spec {
+    of_three()
+        .set("group.consumer.min.heartbeat.interval.ms", 100)
+        .set("group.consumer.heartbeat.interval.ms", 200)
+        .set("group.consumer.min.session.timeout.ms", 1_000)
+}
+
+#[test]
+fn the_consumer_protocol_works_while_a_broker_is_killed() {
+    let Some(class_path) = class_path("java") else { return };
+    of_three_with_consumer_groups().run(|cluster| {
+        let log = tempfile::NamedTempFile::new()?;
+        let said = || std::fs::read_to_string(log.path()).unwrap_or_default();
+        let mut program =
+            Process::start(program(&class_path, &["consumer-protocol", cluster.bootstrap()]), log.path())?;
+        wait_for("the first group", RUN_LIMIT, || {
+            ensure!(program.exited().is_none(), "the program ended:\n{}", said());
+            Ok(said().contains("STARTED").then_some(()))
+        })?;
+        if !cluster.is_attached() {
+            cluster.broker(2).kill()?;
+            cluster.broker(2).start()?;
+        }
+        let status = program.wait(RUN_LIMIT * 2).with_context(said)?;
+        let text = said();
+        ensure!(status.success() && text.lines().any(|line| line == "OK"), "{text}");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_producer_does_all_that_producers_can() {
     let Some(class_path) = class_path("java") else { return };

@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod compaction;
 mod configs;
+mod consumer_groups;
 mod deploy;
 mod differential;
 mod disks;

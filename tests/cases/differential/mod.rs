@@ -11,6 +11,7 @@ mod alter_configs;
 mod batches;
 mod cluster;
 mod configs;
+mod consumer_groups;
 mod fetch;
 mod group_admin;
 mod group_members;
@@ -53,6 +54,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("group-members", group_members::compare),
     ("group-offsets", group_offsets::compare),
     ("group-admin", group_admin::compare),
+    ("consumer-groups", consumer_groups::compare),
     ("transactions", transactions::compare),
     ("alter-configs", alter_configs::compare),
     ("administration", administration::compare),
@@ -61,11 +63,12 @@ const FAMILIES: &[(&str, Family)] = &[
 ];
 
 /// What both are told of groups, so that none is waited for long.
-fn group_properties() -> [(&'static str, String); 3] {
+fn group_properties() -> [(&'static str, String); 4] {
     [
         ("group.initial.rebalance.delay.ms", "0".to_owned()),
         ("group.min.session.timeout.ms", groups::SESSION_MS_MIN.to_string()),
         ("group.max.size", groups::SIZE_MAX.to_string()),
+        ("group.consumer.assignment.interval.ms", "0".to_owned()),
     ]
 }
 

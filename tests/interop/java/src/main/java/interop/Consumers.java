@@ -568,20 +568,5 @@ final class Consumers {
         }
     }
 
-    /** The consumer protocol of KIP-848 and share groups: a clear answer, and no waiting for ever. */
-    static void notServed(String bootstrap) {
-        Map<String, Object> settings = Map.of(
-            "bootstrap.servers", bootstrap, "group.id", "of-the-consumer-protocol", "group.protocol", "consumer");
-        try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {
-            consumer.subscribe(List.of(TOPIC));
-            refused(UnsupportedVersionException.class, "the consumer protocol", () -> {
-                long deadline = System.currentTimeMillis() + LIMIT_MS;
-                while (System.currentTimeMillis() < deadline) {
-                    consumer.poll(Duration.ofMillis(100));
-                }
-            });
-        }
-    }
-
     private Consumers() {}
 }

@@ -40,6 +40,7 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * gap BOOTSTRAP TOPIC SECONDS       the same with one record at a time, without reading back
  * groups BOOTSTRAP                  what {@link Groups} says; prints OK
  * consumers BOOTSTRAP               what {@link Consumers} says; prints OK
+ * consumer-protocol BOOTSTRAP       what {@link ConsumerProtocol} says; prints OK
  * producers BOOTSTRAP               what {@link Producers} says; prints OK
  * admin BOOTSTRAP                   what {@link Admins} says; prints OK
  * transactions BOOTSTRAP            what {@link Transactions} says; prints OK
@@ -58,12 +59,13 @@ public final class Main {
             case "gap" -> survive(args[1], args[2], Integer.parseInt(args[3]), 1);
             case "groups" -> Groups.run(args[1]);
             case "consumers" -> Consumers.run(args[1]);
+            case "consumer-protocol" -> ConsumerProtocol.run(args[1]);
             case "producers" -> Producers.run(args[1]);
             case "admin" -> Admins.run(args[1]);
             case "transactions" -> Transactions.run(args[1]);
             case "not-served" -> NotServed.run(args[1]);
             default -> {
-                System.err.println("roundtrip|groups|consumers|producers|admin|transactions|not-served BOOTSTRAP, or survive|gap BOOTSTRAP TOPIC SECONDS");
+                System.err.println("roundtrip|groups|consumers|consumer-protocol|producers|admin|transactions|not-served BOOTSTRAP, or survive|gap BOOTSTRAP TOPIC SECONDS");
                 System.exit(2);
             }
         }

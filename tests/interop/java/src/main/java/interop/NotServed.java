@@ -35,7 +35,6 @@ final class NotServed {
                 fails(UnsupportedVersionException.class, each.getKey(), each.getValue());
             }
         }
-        Consumers.notServed(bootstrap);
         System.out.println("OK");
     }
 
