@@ -325,41 +325,41 @@ fn sharing(group: &mut Modern<'_>) -> anyhow::Result<()> {
     group.beat("the first joins", Beat::joining("a"), Success)?;
     group.describe("of one")?;
     group.seen_by_others("of one")?;
-    group.beat("it lives", Beat::of("a", 1), Success)?;
-    group.beat("it says what it has", Beat::owning("a", 1, &[0, 1, 2, 3]), Success)?;
-    let full = Beat { epoch: 1, owned: Some([&[0, 1, 2, 3], &[]]), ..Beat::joining("a") };
+    group.beat("it lives", Beat::of("a", 2), Success)?;
+    group.beat("it says what it has", Beat::owning("a", 2, &[0, 1, 2, 3]), Success)?;
+    let full = Beat { epoch: 2, owned: Some([&[0, 1, 2, 3], &[]]), ..Beat::joining("a") };
     group.beat("it says all", full, Success)?;
-    group.beat("a later epoch", Beat::of("a", 2), FencedMemberEpoch)?;
-    group.beat("not a member", Beat::of("nobody", 1), UnknownMemberId)?;
+    group.beat("a later epoch", Beat::of("a", 3), FencedMemberEpoch)?;
+    group.beat("not a member", Beat::of("nobody", 2), UnknownMemberId)?;
     group.beat("not a member leaves", Beat::of("nobody", -1), UnknownMemberId)?;
-    group.beat("an instance that is none", Beat { instance: Some("i"), ..Beat::of("a", 1) }, UnknownMemberId)?;
+    group.beat("an instance that is none", Beat { instance: Some("i"), ..Beat::of("a", 2) }, UnknownMemberId)?;
     group.delete("with a member", NonEmptyGroup)?;
 
     group.beat("the second joins", Beat::joining("b"), Success)?;
     group.describe("of two, before anything was given up")?;
-    group.beat("the second waits", Beat::owning("b", 2, &[]), Success)?;
-    group.beat("the first is to give up", Beat::of("a", 1), Success)?;
+    group.beat("the second waits", Beat::owning("b", 3, &[]), Success)?;
+    group.beat("the first is to give up", Beat::of("a", 2), Success)?;
     group.describe("of two, one of which is to give up")?;
-    group.beat("it has not yet", Beat::owning("a", 1, &[0, 1, 2, 3]), Success)?;
-    group.beat("it has", Beat::owning("a", 1, &[0, 1]), Success)?;
-    group.beat("it missed that", Beat::owning("a", 1, &[0, 1]), Success)?;
-    group.beat("it missed that, and has too much", Beat::owning("a", 1, &[0, 3]), FencedMemberEpoch)?;
-    group.beat("it missed that, and does not say what it has", Beat::of("a", 1), FencedMemberEpoch)?;
+    group.beat("it has not yet", Beat::owning("a", 2, &[0, 1, 2, 3]), Success)?;
+    group.beat("it has", Beat::owning("a", 2, &[0, 1]), Success)?;
+    group.beat("it missed that", Beat::owning("a", 2, &[0, 1]), Success)?;
+    group.beat("it missed that, and has too much", Beat::owning("a", 2, &[0, 3]), FencedMemberEpoch)?;
+    group.beat("it missed that, and does not say what it has", Beat::of("a", 2), FencedMemberEpoch)?;
     group.describe("of two, one of which waits")?;
-    group.beat("the second gets its part", Beat::owning("b", 2, &[]), Success)?;
-    group.beat("the second lives", Beat::owning("b", 2, &[2, 3]), Success)?;
+    group.beat("the second gets its part", Beat::owning("b", 3, &[]), Success)?;
+    group.beat("the second lives", Beat::owning("b", 3, &[2, 3]), Success)?;
     group.describe("of two, stable")?;
     group.seen_by_others("stable")?;
 
     group.beat("it joins again", Beat::joining("a"), Success)?;
     group.beat("the second leaves", Beat::of("b", -1), Success)?;
     group.describe("of one again, not assigned")?;
-    group.beat("the first gets all", Beat::owning("a", 2, &[0, 1]), Success)?;
+    group.beat("the first gets all", Beat::owning("a", 3, &[0, 1]), Success)?;
     group.describe("of one again")?;
     group.beat("the first leaves", Beat::of("a", -1), Success)?;
     group.describe("empty")?;
     group.seen_by_others("empty")?;
-    group.beat("to an empty group", Beat::of("a", 3), UnknownMemberId)?;
+    group.beat("to an empty group", Beat::of("a", 4), UnknownMemberId)?;
     group.beat("one more begins anew", Beat::joining("c"), Success)?;
     group.describe("of one more")?;
     group.beat("it leaves", Beat::of("c", -1), Success)?;
@@ -372,19 +372,19 @@ fn sharing(group: &mut Modern<'_>) -> anyhow::Result<()> {
 fn subscribing(group: &mut Modern<'_>) -> anyhow::Result<()> {
     group.beat("joins", Beat { topics: Some(&[TOPIC, "modern-none"]), ..Beat::joining("a") }, Success)?;
     group.describe("of a topic that is not there")?;
-    let both = Beat { topics: Some(&[OTHER, TOPIC]), ..Beat::owning("a", 1, &[0, 1, 2, 3]) };
+    let both = Beat { topics: Some(&[OTHER, TOPIC]), ..Beat::owning("a", 2, &[0, 1, 2, 3]) };
     group.beat("both topics", both, Success)?;
     group.describe("of both topics")?;
-    let other = Beat { topics: Some(&[OTHER]), owned: Some([&[0, 1, 2, 3], &[0, 1]]), ..Beat::of("a", 2) };
+    let other = Beat { topics: Some(&[OTHER]), owned: Some([&[0, 1, 2, 3], &[0, 1]]), ..Beat::of("a", 3) };
     group.beat("the other alone", other, Success)?;
     group.describe("of the other alone, not given up")?;
-    group.beat("given up", Beat { owned: Some([&[], &[0, 1]]), ..Beat::of("a", 2) }, Success)?;
+    group.beat("given up", Beat { owned: Some([&[], &[0, 1]]), ..Beat::of("a", 3) }, Success)?;
     group.describe("of the other alone")?;
-    let nothing = Beat { topics: Some(&[]), owned: Some([&[], &[0, 1]]), ..Beat::of("a", 3) };
+    let nothing = Beat { topics: Some(&[]), owned: Some([&[], &[0, 1]]), ..Beat::of("a", 4) };
     group.beat("nothing", nothing, Success)?;
-    group.beat("nothing, given up", Beat { owned: Some(NOTHING), ..Beat::of("a", 3) }, Success)?;
+    group.beat("nothing, given up", Beat { owned: Some(NOTHING), ..Beat::of("a", 4) }, Success)?;
     group.describe("of nothing")?;
-    group.beat("another assignor", Beat { assignor: Some("range"), rack: Some("r"), ..Beat::of("a", 4) }, Success)?;
+    group.beat("another assignor", Beat { assignor: Some("range"), rack: Some("r"), ..Beat::of("a", 5) }, Success)?;
     group.describe("of another assignor")?;
     group.beat("leaves", Beat::of("a", -1), Success)?;
     Ok(())
@@ -395,40 +395,40 @@ fn static_members(group: &mut Modern<'_>) -> anyhow::Result<()> {
     group.beat("joins", Beat { instance, ..Beat::joining("a") }, Success)?;
     group.describe("static")?;
     group.beat("another under its name", Beat { instance, ..Beat::joining("b") }, UnreleasedInstanceId)?;
-    group.beat("another lives under its name", Beat { instance, ..Beat::of("nobody", 1) }, FencedInstanceId)?;
+    group.beat("another lives under its name", Beat { instance, ..Beat::of("nobody", 2) }, FencedInstanceId)?;
     group.beat("another leaves under its name", Beat { instance, ..Beat::of("nobody", -1) }, FencedInstanceId)?;
     group.beat("another leaves for a while", Beat { instance, ..Beat::of("nobody", -2) }, FencedInstanceId)?;
     group.beat("it leaves for a while", Beat { instance, ..Beat::of("a", -2) }, Success)?;
     group.describe("away")?;
-    group.beat("it lives though it has left", Beat { instance, ..Beat::of("a", 1) }, FencedMemberEpoch)?;
+    group.beat("it lives though it has left", Beat { instance, ..Beat::of("a", 2) }, FencedMemberEpoch)?;
     group.beat("it comes back under another id", Beat { instance, ..Beat::joining("c") }, Success)?;
     group.describe("back")?;
-    group.beat("under its old id", Beat { instance, ..Beat::of("a", 1) }, FencedInstanceId)?;
-    group.beat("it lives", Beat { instance, ..Beat::of("c", 1) }, Success)?;
+    group.beat("under its old id", Beat { instance, ..Beat::of("a", 2) }, FencedInstanceId)?;
+    group.beat("it lives", Beat { instance, ..Beat::of("c", 2) }, Success)?;
     group.beat("it leaves for good", Beat { instance, ..Beat::of("c", -1) }, Success)?;
     group.describe("gone")
 }
 
 fn offsets(group: &mut Modern<'_>) -> anyhow::Result<()> {
     group.beat("joins", Beat::joining("a"), Success)?;
-    group.commit("by the member", "a", 1, 0, 9, Success)?;
-    group.commit("in an old version", "a", 1, 0, 8, UnsupportedVersion)?;
-    group.commit("in a later epoch", "a", 2, 0, 9, StaleMemberEpoch)?;
-    group.commit("in an earlier epoch", "a", 0, 0, 9, StaleMemberEpoch)?;
-    group.commit("not a member", "nobody", 1, 0, 9, UnknownMemberId)?;
+    group.commit("by the member", "a", 2, 0, 9, Success)?;
+    group.commit("in an old version", "a", 2, 0, 8, UnsupportedVersion)?;
+    group.commit("in a later epoch", "a", 3, 0, 9, StaleMemberEpoch)?;
+    group.commit("in an earlier epoch", "a", 1, 0, 9, StaleMemberEpoch)?;
+    group.commit("not a member", "nobody", 2, 0, 9, UnknownMemberId)?;
     group.commit("by no member", "", -1, 0, 9, UnknownMemberId)?;
-    group.fetch("by the member", Some("a"), 1)?;
-    group.fetch("in another epoch", Some("a"), 2)?;
-    group.fetch("not a member", Some("nobody"), 1)?;
+    group.fetch("by the member", Some("a"), 2)?;
+    group.fetch("in another epoch", Some("a"), 3)?;
+    group.fetch("not a member", Some("nobody"), 2)?;
     group.fetch("by no member", None, -1)?;
     group.beat("the second joins", Beat::joining("b"), Success)?;
-    group.beat("the first gives up", Beat::owning("a", 1, &[0, 1]), Success)?;
-    group.beat("the second gets its part", Beat::owning("b", 2, &[]), Success)?;
+    group.beat("the first gives up", Beat::owning("a", 2, &[0, 1]), Success)?;
+    group.beat("the second gets its part", Beat::owning("b", 3, &[]), Success)?;
     // In the epoch in which a partition was assigned and all since (KIP-1251).
-    group.commit("what it has kept, in the epoch before", "a", 1, 0, 9, Success)?;
-    group.commit("what it has given up", "a", 1, 3, 9, StaleMemberEpoch)?;
-    group.commit("what it has got, in the epoch before", "b", 1, 3, 9, StaleMemberEpoch)?;
-    group.commit("what it has got", "b", 2, 3, 9, Success)?;
+    group.commit("what it has kept, in the epoch before", "a", 2, 0, 9, Success)?;
+    group.commit("what it has given up", "a", 2, 3, 9, StaleMemberEpoch)?;
+    group.commit("what it has got, in the epoch before", "b", 2, 3, 9, StaleMemberEpoch)?;
+    group.commit("what it has got", "b", 3, 3, 9, Success)?;
     let delete = |group: &str| OffsetDeleteRequest {
         group_id: group.into(),
         topics: [TOPIC, OTHER]
@@ -450,7 +450,7 @@ fn offsets(group: &mut Modern<'_>) -> anyhow::Result<()> {
     group.beat("the first leaves", Beat::of("a", -1), Success)?;
     group.beat("the second leaves", Beat::of("b", -1), Success)?;
     group.commit("to an empty group", "", -1, 1, 9, Success)?;
-    group.commit("to an empty group, as a member", "a", 2, 1, 9, UnknownMemberId)?;
+    group.commit("to an empty group, as a member", "a", 3, 1, 9, UnknownMemberId)?;
     group.fetch("of an empty group", None, -1)
 }
 
@@ -474,8 +474,8 @@ fn waiting(group: &mut Modern<'_>) -> anyhow::Result<()> {
     group.beat("the first joins", Beat::joining("a"), Success)?;
     group.beat("the second joins", Beat::joining("b"), Success)?;
     group.describe("of two, not assigned")?;
-    group.beat("the second waits", Beat::owning("b", 1, &[]), Success)?;
-    group.beat("the first has all still", Beat::owning("a", 1, &[0, 1, 2, 3]), Success)?;
+    group.beat("the second waits", Beat::owning("b", 2, &[]), Success)?;
+    group.beat("the first has all still", Beat::owning("a", 2, &[0, 1, 2, 3]), Success)?;
     group.describe("of two, still not assigned")?;
     group.beat("the second leaves", Beat::of("b", -1), Success)?;
     group.beat("the first leaves", Beat::of("a", -1), Success)?;

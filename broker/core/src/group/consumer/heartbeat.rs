@@ -218,7 +218,7 @@ impl GroupShard {
         let has_new_subscription = is_renamed || news.is_changed;
         let mut epoch = group.epoch();
         let mut looked_at = None;
-        let must_rise = epoch == 0 || is_renamed || (news.is_changed && news.is_resolved);
+        let must_rise = is_renamed || (news.is_changed && news.is_resolved);
         if must_rise || group.needs_look() {
             let change = Change { updated: Some(&member), gone };
             let metadata_hash = group.hash_after(change, &self.topics);

@@ -138,6 +138,9 @@ impl ConsumerState {
     }
 }
 
+/// Of a group that no record gives another: the first change raises it.
+const FIRST_EPOCH: i32 = 1;
+
 /// A group of the consumer protocol, as its records have it.
 #[derive(Clone, Debug)]
 pub struct ConsumerGroup {
@@ -174,7 +177,7 @@ impl ConsumerGroup {
     pub fn new(id: Arc<str>) -> Self {
         Self {
             id,
-            epoch: GroupEpoch::default(),
+            epoch: GroupEpoch { epoch: FIRST_EPOCH, metadata_hash: 0 },
             target_epoch: TargetEpoch::default(),
             members: BTreeMap::new(),
             static_members: BTreeMap::new(),
