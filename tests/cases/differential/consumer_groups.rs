@@ -18,12 +18,13 @@ use odradek_wire::{
     OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, Str,
 };
 
-use super::groups::{Group, Join};
+use super::groups::{Group, Join, Sync};
 use super::{prepare, topic};
 
 use ErrorCode::{
-    FencedInstanceId, FencedMemberEpoch, GroupIdNotFound, InvalidRegularExpression, InvalidRequest, NonEmptyGroup,
-    None as Success, StaleMemberEpoch, UnknownMemberId, UnreleasedInstanceId, UnsupportedAssignor, UnsupportedVersion,
+    FencedInstanceId, FencedMemberEpoch, GroupIdNotFound, IllegalGeneration, InconsistentGroupProtocol,
+    InvalidRegularExpression, InvalidRequest, MemberIdRequired, NonEmptyGroup, None as Success, RebalanceInProgress,
+    StaleMemberEpoch, UnknownMemberId, UnreleasedInstanceId, UnsupportedAssignor, UnsupportedVersion,
 };
 
 /// The topics that the groups here read.
@@ -495,10 +496,28 @@ fn migrating(group: &mut Modern<'_>) -> anyhow::Result<()> {
     group.describe("of both protocols")?;
     group.seen_by_others("of both protocols")?;
     let mut classic = Group::new(group.pair, &name, 9);
-    classic.heartbeat("of a classic member", ("old", None), 1, ErrorCode::RebalanceInProgress)?;
+    let old = ("old", None);
+    classic.heartbeat("of a classic member in a consumer group", old, 1, RebalanceInProgress)?;
+    classic.sync("of a classic member that is to join again", Sync::of("old", 1), RebalanceInProgress)?;
+    classic.join("a classic member joins a consumer group again", "old", Join::again("old"), Success)?;
+    classic.heartbeat("in its former generation", old, 1, IllegalGeneration)?;
+    classic.sync("its part in a consumer group", Sync::of("old", 2), Success)?;
+    classic.heartbeat("in its new generation", old, 2, Success)?;
+    classic.heartbeat("not of its kind", ("nobody", None), 2, UnknownMemberId)?;
+    classic.commit("in its new generation", old, 2, Success)?;
+    classic.commit("in a later generation", old, 3, IllegalGeneration)?;
+    let other = Join { protocols: &["other"], ..Join::default() };
+    classic.join("with another protocol", "", other, InconsistentGroupProtocol)?;
+    classic.join("one more is given an id", "more", Join { metadata: "more", ..Join::default() }, MemberIdRequired)?;
+    classic.leave("a stranger leaves a consumer group", &[("nobody", None)], UnknownMemberId)?;
+    group.describe("of both protocols, stable")?;
     group.beat("the new member leaves", Beat::of("a", -1), Success)?;
     group.describe("classic again")?;
-    Ok(())
+    let mut classic = Group::new(group.pair, &name, 9);
+    classic.reach("PreparingRebalance", 1)?;
+    classic.join("a member of a group that is classic again", "old", Join::again("old"), Success)?;
+    classic.leave("the last member leaves", &[old], Success)?;
+    classic.describe("empty, and classic again")
 }
 
 /// Regular expressions, which Apache Kafka resolves in its own time.

@@ -209,6 +209,8 @@ pub enum GroupPending {
     Replaced(Box<join::Replaced>),
     /// A consumer group has become a classic one, whose members are to join again.
     Downgraded(Arc<str>),
+    /// A classic group has become a consumer group.
+    Upgraded(Arc<str>),
 }
 
 pub(crate) type GroupTurn<'a> = Turn<'a, GroupShard>;
@@ -478,6 +480,12 @@ impl Shard for GroupShard {
             GroupPending::Assigned { group, generation, assignment } => {
                 if let Some((group, config)) = self.open(&group) {
                     group.on_assignment_stored(generation, assignment, result, turn, config);
+                }
+            }
+            // Should it be what it was: whoever waited was told to join again, and has its time for that.
+            GroupPending::Upgraded(group) => {
+                if let Some((group, config)) = self.open(&group).filter(|_| result.is_err()) {
+                    group.resume_rebalance(turn, config);
                 }
             }
             // Whether it is committed or not: it is what the log says.

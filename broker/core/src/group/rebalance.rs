@@ -149,6 +149,15 @@ impl ClassicGroup {
         turn.schedule(GroupTimer::Join(self.id.clone()), millis(self.rebalance_timeout_ms()));
     }
 
+    /// Who waited for a rebalance was sent away, and the rebalance goes on.
+    pub(super) fn resume_rebalance(&mut self, turn: &mut GroupTurn<'_>, config: &GroupConfig) {
+        match self.state() {
+            State::PreparingRebalance => self.schedule_join(turn),
+            State::CompletingRebalance => self.prepare_rebalance("it could not change its protocol", turn, config),
+            State::Empty | State::Stable | State::Dead => {}
+        }
+    }
+
     /// All have joined before the time was up. The first rebalance of a group waits for its time nevertheless.
     pub(super) fn complete_join_if_due(&mut self, turn: &mut GroupTurn<'_>) {
         let is_initial = self.previous_state() == State::Empty;

@@ -118,6 +118,7 @@ impl GroupShard {
         }
         turn.cancel(GroupTimer::Join(classic.id.clone()));
         turn.cancel(GroupTimer::Sync(classic.id.clone()));
+        turn.then(GroupPending::Upgraded(classic.id.clone()));
     }
 
     // ---- from consumer to classic ----
