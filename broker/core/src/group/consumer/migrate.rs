@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use odradek_common::ErrorCode;
+use odradek_common::{ErrorCode, TopicId};
 use odradek_wire::consumer_protocol_assignment::TopicPartition;
 use odradek_wire::{
-    ConsumerProtocolAssignment, ConsumerProtocolSubscription, DecodeError, Str, decode_versioned_up_to,
+    ConsumerProtocolAssignment, ConsumerProtocolSubscription, DecodeError, Message, Str, decode_versioned_up_to,
     encode_versioned,
 };
 
@@ -29,8 +29,8 @@ pub(super) fn subscription(metadata: &Bytes) -> Result<(i16, ConsumerProtocolSub
 }
 
 /// An assignment as members of the classic kind are given it, in the version of what they offered.
-pub(super) fn classic_assignment<'a>(
-    partitions: impl IntoIterator<Item = (odradek_common::TopicId, Vec<i32>)> + 'a,
+pub(super) fn classic_assignment(
+    partitions: impl IntoIterator<Item = (TopicId, Vec<i32>)>,
     version: i16,
     topics: &Topics,
 ) -> Bytes {
@@ -43,16 +43,8 @@ pub(super) fn classic_assignment<'a>(
         user_data: None,
         ..ConsumerProtocolAssignment::default()
     };
-    let version = version.clamp(0, ConsumerProtocolAssignment::NEWEST);
+    let version = version.clamp(0, ConsumerProtocolAssignment::MAX_VERSION);
     encode_versioned(&assignment, version).unwrap_or_default()
-}
-
-trait Newest {
-    const NEWEST: i16;
-}
-
-impl<M: odradek_wire::Message> Newest for M {
-    const NEWEST: i16 = M::MAX_VERSION;
 }
 
 /// What a classic member is said to have been assigned.

@@ -375,7 +375,7 @@ impl ConsumerGroup {
         }
     }
 
-    /// What takes back the whole group. `members` may leave some of them out that the records before take back.
+    /// What takes back the whole group.
     pub(super) fn tombstones(&self) -> Vec<ConsumerRecord> {
         let ids = || self.members.keys().cloned();
         let mut records: Vec<_> = ids().map(|id| ConsumerRecord::Current(id, None)).collect();
