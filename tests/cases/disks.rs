@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use odradek_tests::client::NewTopic;
+use odradek_tests::disk::SmallDisk;
 use odradek_tests::kafka::Tools;
 use odradek_tests::wire::{Batch, StoredRecord};
-use odradek_tests::{Cluster, Spec, skip, wait_for};
+use odradek_tests::{Cluster, Spec, wait_for};
 use serde_json::Value;
 
 use crate::reassignment::ok;
@@ -124,50 +124,13 @@ fn a_failed_directory_costs_its_partitions_and_the_broker_serves_on() {
     });
 }
 
-/// A file system of its own, for as long as this lives.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None`, and said so, where mounting is not permitted.
-    fn mount(at: PathBuf, mebibytes: u32) -> anyhow::Result<Option<Self>> {
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "odradek-test"]).arg(&at);
-        let mounted = command.output();
-        if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
-            skip("full disks: mounting a small tmpfs is not permitted here");
-            return Ok(None);
-        }
-        Ok(Some(Self(at)))
-    }
-
-    /// Fills it to the last byte.
-    fn fill(&self) -> anyhow::Result<()> {
-        let mut file = fs::File::create(self.0.join("ballast"))?;
-        for bytes in [1 << 20, 1 << 12, 1] {
-            while file.write_all(&vec![0; bytes]).is_ok() {}
-        }
-        Ok(())
-    }
-
-    fn clear(&self) -> anyhow::Result<()> {
-        Ok(fs::remove_file(self.0.join("ballast"))?)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a broker that is about to be killed may still have files open there.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_records_until_there_is_room() {
     let spec = Spec::new(1, 2).set("replica.lag.time.max.ms", 2000).set("replica.fetch.wait.max.ms", 100);
     let spec = spec.set("log.retention.check.interval.ms", 500).set("odradek.disk.free.soft.percent", 10);
     spec.run(|cluster| {
         let Some(disk) = SmallDisk::mount(cluster.scratch("disk")?, 48)? else { return Ok(()) };
-        let data = disk.0.join("data");
+        let data = disk.path().join("data");
         fs::create_dir_all(&data)?;
         let first = cluster.broker(1).data();
         restart_on(cluster, 1, &[&data, &first])?;

@@ -14,8 +14,8 @@ use odradek_tests::process::run_ok;
 use odradek_tests::wire::Batch;
 use odradek_tests::{Cluster, Spec, wait_for};
 
-use crate::loss::Writer;
 use crate::values;
+use odradek_tests::writer::Writer;
 
 const PARTITIONS: i32 = 4;
 const LIMIT: Duration = Duration::from_secs(60);

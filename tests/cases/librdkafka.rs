@@ -115,7 +115,7 @@ fn an_idempotent_producer_survives_the_kill_of_a_leader() {
             client.wait_isr("survive", partition, &[1, 2, 3])?;
         }
         let ledger = std::sync::Arc::new(Ledger::default());
-        let writer = crate::loss::Writer::new(cluster.bootstrap(), 1, 3, "survive", &ledger)?;
+        let writer = odradek_tests::writer::Writer::new(cluster.bootstrap(), 1, 3, "survive", &ledger)?;
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| -> anyhow::Result<()> {
             let writing = scope.spawn(|| writer.run(&stop));

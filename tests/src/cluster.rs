@@ -14,14 +14,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal};
 
 use crate::client::{Client, Connection};
-use crate::faults::{Mode, Proxy};
+use crate::faults::Network;
 use crate::process::{self, Process};
 use crate::wait_for;
 
@@ -44,7 +44,11 @@ pub fn repository() -> PathBuf {
 
 /// One of the product's programs.
 pub fn program(name: &str) -> Command {
-    let path = bin_dir().join(name);
+    program_in(&bin_dir(), name)
+}
+
+fn program_in(bin: &Path, name: &str) -> Command {
+    let path = bin.join(name);
     assert!(path.is_file(), "{} is missing: build it (cargo build --release) or set ODRADEK_BIN_DIR", path.display());
     let mut command = Command::new(path);
     command.env("RUST_BACKTRACE", "1");
@@ -140,7 +144,7 @@ impl Spec {
         self
     }
 
-    /// Puts a proxy before each broker and between each broker and the controllers, for `Cluster::isolate`.
+    /// Puts a proxy in front of each node, for `Cluster::isolate` and `Cluster::network`.
     pub fn proxied(mut self) -> Self {
         self.proxied = true;
         self
@@ -207,12 +211,21 @@ pub struct Node {
     pub address: String,
     /// Holds `server.properties`, `log`, `data/`.
     pub dir: PathBuf,
+    /// Where its program is, if not in `bin_dir()`.
+    bin: Mutex<Option<PathBuf>>,
+    /// The network that it is in, and its place there.
+    seat: Option<(Arc<Network>, usize)>,
     process: Mutex<Option<Process>>,
 }
 
 impl Node {
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where others reach it.
+    pub fn advertised(&self) -> &str {
+        self.seat.as_ref().map_or(&self.address, |(network, place)| network.address(*place))
     }
 
     pub fn config(&self) -> PathBuf {
@@ -249,19 +262,30 @@ impl Node {
 
     /// The command that runs this node.
     pub fn command(&self) -> Command {
-        let mut command = program(match self.role {
+        let name = match self.role {
             Role::Controller => "odradek-controller",
             Role::Broker => "odradek-broker",
-        });
+        };
+        let bin = self.bin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut command = program_in(&bin.unwrap_or_else(bin_dir), name);
         command.arg("--config").arg(self.config());
         command
+    }
+
+    /// Has it run the program of this directory from its next start on.
+    pub fn set_bin(&self, bin: &Path) {
+        *self.bin.lock().unwrap_or_else(PoisonError::into_inner) = Some(bin.to_owned());
     }
 
     /// Starts it; does nothing when it runs.
     pub fn start(&self) -> anyhow::Result<()> {
         let mut process = self.process();
         if process.as_mut().is_none_or(|process| process.exited().is_some()) {
-            *process = Some(Process::start(self.command(), &self.dir.join("log"))?);
+            let started = Process::start(self.command(), &self.dir.join("log"))?;
+            if let Some((network, place)) = &self.seat {
+                network.set_pid(*place, started.pid());
+            }
+            *process = Some(started);
         }
         Ok(())
     }
@@ -322,16 +346,10 @@ impl Node {
 // ---------------------------------------------------------------- clusters
 
 #[derive(Debug)]
-struct BrokerProxies {
-    inbound: Proxy,
-    controllers: Vec<Proxy>,
-}
-
-#[derive(Debug)]
 pub struct Cluster {
     // Before `dir`, so that processes are gone when their files go.
     nodes: Vec<Node>,
-    proxies: Vec<BrokerProxies>,
+    network: Option<Arc<Network>>,
     bootstrap: String,
     pub cluster_id: String,
     dir: Option<tempfile::TempDir>,
@@ -349,13 +367,13 @@ impl Cluster {
             };
             let name = format!("{word}-{number}");
             let (address, dir) = (format!("127.0.0.1:{}", free_port()), dir.path().join(&name));
-            Node { name, id, role, address, dir, process: Mutex::new(None) }
+            Node { name, id, role, address, dir, bin: Mutex::default(), seat: None, process: Mutex::default() }
         };
         let mut nodes: Vec<Node> = (1..=spec.controllers).map(|number| node(Role::Controller, number)).collect();
         nodes.extend((1..=spec.brokers).map(|number| node(Role::Broker, number)));
         let mut cluster = Self {
             nodes,
-            proxies: Vec::new(),
+            network: None,
             bootstrap: String::new(),
             cluster_id: random_uuid()?,
             dir: Some(dir),
@@ -363,14 +381,14 @@ impl Cluster {
             _permit: permit,
         };
         if spec.proxied {
-            let proxies = cluster.brokers().map(|broker| {
-                let controllers = cluster.controllers().map(|c| Proxy::start(free_port(), &c.address));
-                let inbound = Proxy::start(free_port(), &broker.address)?;
-                Ok(BrokerProxies { inbound, controllers: controllers.collect::<anyhow::Result<_>>()? })
-            });
-            cluster.proxies = proxies.collect::<anyhow::Result<_>>()?;
+            let targets: Vec<_> = cluster.nodes.iter().map(|node| (free_port(), node.address.clone())).collect();
+            let network = Arc::new(Network::start(&targets)?);
+            for (place, node) in cluster.nodes.iter_mut().enumerate() {
+                node.seat = Some((network.clone(), place));
+            }
+            cluster.network = Some(network);
         }
-        let advertised: Vec<String> = cluster.brokers().map(|b| cluster.advertised(b)).collect();
+        let advertised: Vec<String> = cluster.brokers().map(|broker| broker.advertised().to_owned()).collect();
         cluster.bootstrap = advertised.join(",");
         for node in &cluster.nodes {
             fs::create_dir_all(&node.dir)?;
@@ -384,12 +402,13 @@ impl Cluster {
         let nodes = bootstrap.split(',').zip(1..).map(|(address, id)| {
             let (name, address) = (format!("broker-{id}"), address.to_owned());
             let dir = dir.join(&name);
-            Node { name, id, role: Role::Broker, address, dir, process: Mutex::new(None) }
+            let (bin, process) = (Mutex::default(), Mutex::default());
+            Node { name, id, role: Role::Broker, address, dir, bin, seat: None, process }
         });
         let nodes: Vec<Node> = nodes.collect();
         Ok(Self {
             nodes,
-            proxies: Vec::new(),
+            network: None,
             bootstrap,
             cluster_id: String::new(),
             dir: None,
@@ -403,23 +422,14 @@ impl Cluster {
         self.dir.is_none()
     }
 
-    fn advertised(&self, broker: &Node) -> String {
-        let proxies = self.proxies.get(broker.id as usize - 1);
-        proxies.map_or_else(|| broker.address.clone(), |proxies| proxies.inbound.address().to_owned())
-    }
-
-    /// `id@host:port,...` as `node` is to reach the controllers.
-    pub fn voters(&self, node: &Node) -> String {
-        let proxies = (node.role == Role::Broker).then(|| self.proxies.get(node.id as usize - 1)).flatten();
-        let each = self.controllers().enumerate().map(|(index, controller)| {
-            let address = proxies.map_or(controller.address.as_str(), |proxies| proxies.controllers[index].address());
-            format!("{}@{address}", controller.id)
-        });
+    /// `id@host:port,...` as all nodes are to reach the controllers.
+    pub fn voters(&self) -> String {
+        let each = self.controllers().map(|controller| format!("{}@{}", controller.id, controller.advertised()));
         each.collect::<Vec<_>>().join(",")
     }
 
     fn properties(&self, spec: &Spec, node: &Node) -> String {
-        let mut out = format!("node.id={}\ncontroller.quorum.voters={}\n", node.id, self.voters(node));
+        let mut out = format!("node.id={}\ncontroller.quorum.voters={}\n", node.id, self.voters());
         out += "controller.listener.names=CONTROLLER\n";
         out += "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n";
         let _ = match node.role {
@@ -428,7 +438,7 @@ impl Cluster {
                 out,
                 "process.roles=broker\nlisteners=PLAINTEXT://{}\nadvertised.listeners=PLAINTEXT://{}\n",
                 node.address,
-                self.advertised(node)
+                node.advertised()
             ),
         };
         let _ = writeln!(out, "log.dirs={}", node.data().display());
@@ -521,22 +531,15 @@ impl Cluster {
         self.controllers().find(|controller| controller.id == id).context("the leader is one of the controllers")
     }
 
-    /// Cuts a broker off: from clients and followers that come to it, and from the controllers. Its own address stays
-    /// reachable for the test.
+    /// What is between the nodes of a `proxied` cluster; a node's place is its place in `nodes`.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("the cluster was made with Spec::proxied")
+    }
+
+    /// Cuts a broker off from everybody. Its own address stays reachable for the test.
     pub fn isolate(&self, broker: i32) {
-        self.set_network(broker, Mode::BlackHole);
-    }
-
-    pub fn heal(&self, broker: i32) {
-        // What hung in the black hole is reset, as after a long partition.
-        self.set_network(broker, Mode::Cut);
-        self.set_network(broker, Mode::Pass);
-    }
-
-    fn set_network(&self, broker: i32, mode: Mode) {
-        let proxies = &self.proxies[broker as usize - 1];
-        proxies.inbound.set(mode);
-        proxies.controllers.iter().for_each(|proxy| proxy.set(mode));
+        let place = self.nodes.iter().position(|node| node.role == Role::Broker && node.id == broker);
+        self.network().isolate(place.expect("a broker of this cluster"));
     }
 
     /// A directory for the test's own files, gone with the cluster.

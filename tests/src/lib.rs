@@ -4,14 +4,16 @@
 //! `cluster` starts, kills, pauses and restarts nodes; `client` speaks Kafka's wire protocol byte by byte, with a codec
 //! of its own so that an error in the product's codec cannot hide itself; `real` drives librdkafka, `java` and `go`
 //! programs in those languages, `scripts` programs in Python and JavaScript, `kafka` Apache Kafka's tools and a node of
-//! it, `tool_shell` many of those tools in one virtual machine; `faults` is a proxy that cuts or delays connections;
-//! `history` remembers what was acknowledged and compares it with what is stored.
+//! it, `tool_shell` many of those tools in one virtual machine; `faults` is a network that can be parted;
+//! `history` remembers what was acknowledged and compares it with what is stored, `writer` is a producer that tells it;
+//! `disk` is a disk that can be filled.
 //! The tests themselves are in `cases/`. The harness builds nothing: it takes the binaries from `ODRADEK_BIN_DIR`, or
 //! else from `target/release`.
 
 pub mod client;
 pub mod cluster;
 pub mod differential;
+pub mod disk;
 pub mod faults;
 pub mod go;
 pub mod history;
@@ -22,6 +24,7 @@ pub mod real;
 pub mod scripts;
 pub mod tool_shell;
 pub mod wire;
+pub mod writer;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
