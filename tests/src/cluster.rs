@@ -381,8 +381,8 @@ impl Cluster {
             _permit: permit,
         };
         if spec.proxied {
-            let targets: Vec<_> = cluster.nodes.iter().map(|node| (free_port(), node.address.clone())).collect();
-            let network = Arc::new(Network::start(&targets)?);
+            let target = |node: &Node| (node.name.clone(), free_port(), node.address.clone());
+            let network = Arc::new(Network::start(&cluster.nodes.iter().map(target).collect::<Vec<_>>())?);
             for (place, node) in cluster.nodes.iter_mut().enumerate() {
                 node.seat = Some((network.clone(), place));
             }
@@ -593,7 +593,12 @@ pub fn random_uuid() -> anyhow::Result<String> {
 }
 
 pub fn format_storage(cluster_id: &str, config: &Path) -> anyhow::Result<()> {
-    let mut command = program("odradek");
+    format_storage_by(None, cluster_id, config)
+}
+
+/// By the command of another directory than `bin_dir()`.
+pub fn format_storage_by(bin: Option<&Path>, cluster_id: &str, config: &Path) -> anyhow::Result<()> {
+    let mut command = program_in(bin.unwrap_or(&bin_dir()), "odradek");
     command.args(["storage", "format", "--cluster-id", cluster_id, "--config"]).arg(config);
     process::run_ok(command, Duration::from_secs(10))?;
     Ok(())

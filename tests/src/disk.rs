@@ -49,6 +49,13 @@ impl SmallDisk {
         Ok(())
     }
 
+    /// Keeps what is on it.
+    pub fn copy_to(&self, to: &Path) -> anyhow::Result<()> {
+        let output = Command::new("cp").arg("-a").arg(&self.path).arg(to).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     fn resize(&self, size: &str) -> anyhow::Result<Output> {
         let mut command = Command::new("mount");
         command.args(["-o", &format!("remount,size={size}")]).arg(&self.path);

@@ -4,8 +4,9 @@
 //! A link that is blocked moves no byte and tells nobody, as a partitioned network does: what was open stays open, and what
 //! is opened meanwhile reaches nobody. `Network::heal` lets all flow again, or resets what hung, as after a long partition.
 //!
-//! Who came is found by the port of the connection, in `/proc`: nothing has to be told to the nodes, and no permission is
-//! needed. Whoever is no node is a client.
+//! Who came is told by the first bytes: a broker names itself in its Kafka requests, and whoever speaks gRPC is looked for by
+//! the port of the connection in `/proc`, which takes long. So nothing has to be told to the nodes, and no permission is needed.
+//! Whoever is no node is a client.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -16,7 +17,9 @@ use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
+
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// An end of a link: a node by its place in the cluster, or every client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -45,6 +48,7 @@ impl Rules {
 #[derive(Debug)]
 struct Shared {
     rules: watch::Sender<Rules>,
+    names: Vec<String>,
     /// The process of each node, while it runs.
     pids: Mutex<Vec<Option<u32>>>,
 }
@@ -58,13 +62,17 @@ pub struct Network {
 }
 
 impl Network {
-    /// A proxy on a port of 127.0.0.1 in front of each target (`host:port`), which need not be listening yet.
-    pub fn start(nodes: &[(u16, String)]) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let shared =
-            Arc::new(Shared { rules: watch::Sender::new(Rules::default()), pids: Mutex::new(vec![None; nodes.len()]) });
+    /// For each node, by name, a proxy on a port of 127.0.0.1 in front of its target (`host:port`), which need not be listening
+    /// yet.
+    pub fn start(nodes: &[(String, u16, String)]) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let shared = Arc::new(Shared {
+            rules: watch::Sender::new(Rules::default()),
+            names: nodes.iter().map(|(name, ..)| name.clone()).collect(),
+            pids: Mutex::new(vec![None; nodes.len()]),
+        });
         let mut addresses = Vec::new();
-        for (index, (port, target)) in nodes.iter().enumerate() {
+        for (index, (_, port, target)) in nodes.iter().enumerate() {
             let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", *port)));
             let listener = listener.with_context(|| format!("listen on {port}"))?;
             addresses.push(listener.local_addr()?.to_string());
@@ -123,38 +131,102 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, to: End, target: Str
         };
         let (shared, target) = (shared.clone(), target.clone());
         tokio::spawn(async move {
-            let from = shared.who(from);
             // What fails here is for the two ends to see: both are closed.
-            let _ = connect(&shared, client, (from, to), &target).await;
+            let _ = connect(shared, client, from, to, &target).await;
         });
     }
 }
 
-async fn connect(shared: &Shared, client: TcpStream, link: (End, End), target: &str) -> std::io::Result<()> {
-    let mut rules = shared.rules.subscribe();
-    let resets = rules.borrow().resets(link);
-    tokio::select! {
-        biased;
-        _ = rules.wait_for(|now| now.resets(link) != resets) => Ok(()),
-        outcome = carry(shared, client, link, target) => outcome,
+/// The two ends of a connection. Who came is looked for when somebody has to know, as that takes long.
+#[derive(Clone)]
+struct Ends {
+    shared: Arc<Shared>,
+    first: Arc<[u8]>,
+    peer: SocketAddr,
+    from: Arc<OnceCell<End>>,
+    to: End,
+}
+
+impl Ends {
+    async fn from(&self) -> End {
+        let find = async || {
+            let (shared, first, peer) = (self.shared.clone(), self.first.clone(), self.peer);
+            tokio::task::spawn_blocking(move || shared.who(&first, peer)).await.unwrap_or(End::Clients)
+        };
+        *self.from.get_or_init(find).await
+    }
+
+    /// Whether it is blocked: there, or back.
+    async fn is_blocked(&self, rules: &Rules, is_back: bool) -> bool {
+        if rules.blocked.is_empty() {
+            return false;
+        }
+        let (from, to) = (self.from().await, self.to);
+        rules.blocked.contains(&if is_back { (to, from) } else { (from, to) })
+    }
+
+    async fn resets(&self, rules: &Rules) -> u64 {
+        if rules.resets.is_empty() { 0 } else { rules.resets((self.from().await, self.to)) }
+    }
+
+    /// Waits while one way is blocked.
+    async fn passable(&self, rules: &mut watch::Receiver<Rules>, is_back: bool) {
+        loop {
+            let now = rules.borrow_and_update().clone();
+            // The network outlives its connections: it owns the runtime that they are tasks of.
+            if !self.is_blocked(&now, is_back).await || rules.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until it is reset.
+    async fn reset(&self, rules: &mut watch::Receiver<Rules>, before: u64) {
+        loop {
+            let now = rules.borrow_and_update().clone();
+            if self.resets(&now).await != before || rules.changed().await.is_err() {
+                return;
+            }
+        }
     }
 }
 
-async fn carry(shared: &Shared, mut client: TcpStream, link: (End, End), target: &str) -> std::io::Result<()> {
-    let (from, to) = link;
-    let mut there = shared.rules.subscribe();
-    let mut back = shared.rules.subscribe();
-    passable(&mut there, (from, to)).await;
-    passable(&mut back, (to, from)).await;
+async fn connect(
+    shared: Arc<Shared>,
+    mut client: TcpStream,
+    peer: SocketAddr,
+    to: End,
+    target: &str,
+) -> std::io::Result<()> {
+    let mut first = vec![0; CHUNK_BYTES];
+    let count = client.read(&mut first).await?;
+    first.truncate(count);
+    let mut rules = shared.rules.subscribe();
+    let ends = Ends { shared, first: first.into(), peer, from: Arc::default(), to };
+    let before = rules.borrow_and_update().clone();
+    let resets = ends.resets(&before).await;
+    tokio::select! {
+        biased;
+        () = ends.reset(&mut rules, resets) => Ok(()),
+        outcome = carry(&ends, client, target) => outcome,
+    }
+}
+
+async fn carry(ends: &Ends, mut client: TcpStream, target: &str) -> std::io::Result<()> {
+    let mut there = ends.shared.rules.subscribe();
+    let mut back = ends.shared.rules.subscribe();
+    ends.passable(&mut there, false).await;
+    ends.passable(&mut back, true).await;
     let mut server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
+    server.write_all(&ends.first).await?;
     let (client_reader, client_writer) = client.split();
     let (server_reader, server_writer) = server.split();
     tokio::select! {
         biased;
-        outcome = pump(client_reader, server_writer, &mut there, (from, to)) => outcome,
-        outcome = pump(server_reader, client_writer, &mut back, (to, from)) => outcome,
+        outcome = pump(client_reader, server_writer, &mut there, ends, false) => outcome,
+        outcome = pump(server_reader, client_writer, &mut back, ends, true) => outcome,
     }
 }
 
@@ -162,13 +234,14 @@ async fn pump(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     rules: &mut watch::Receiver<Rules>,
-    link: (End, End),
+    ends: &Ends,
+    is_back: bool,
 ) -> std::io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let read = from.read(&mut buffer).await;
         // Bytes, or an end, that came just before the network went stay with it.
-        passable(rules, link).await;
+        ends.passable(rules, is_back).await;
         let delay = rules.borrow().delay;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -180,14 +253,16 @@ async fn pump(
     }
 }
 
-/// Waits while the link is blocked.
-async fn passable(rules: &mut watch::Receiver<Rules>, link: (End, End)) {
-    // The network outlives its connections: it owns the runtime that they are tasks of.
-    let _ = rules.wait_for(|now| !now.blocked.contains(&link)).await;
-}
-
 impl Shared {
-    fn who(&self, peer: SocketAddr) -> End {
+    fn who(&self, first: &[u8], peer: SocketAddr) -> End {
+        if !first.starts_with(b"PRI * HTTP/2") {
+            let client_id = client_id(first).unwrap_or_default();
+            let found = self
+                .names
+                .iter()
+                .position(|name| client_id.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-')));
+            return found.map_or(End::Clients, End::Node);
+        }
         let pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(inode) = inode(peer.port()) else { return End::Clients };
         let link = format!("socket:[{inode}]");
@@ -196,12 +271,18 @@ impl Shared {
     }
 }
 
+/// Of a Kafka request with header version 1 or 2: it stands behind length, API key, version and correlation id.
+fn client_id(first: &[u8]) -> Option<&str> {
+    let length = i16::from_be_bytes(*first.get(12..)?.first_chunk()?);
+    std::str::from_utf8(first.get(14..14 + usize::try_from(length).ok()?)?).ok()
+}
+
 /// The inode of the socket whose own port this is.
 fn inode(port: u16) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let own = format!("0100007F:{port:04X}");
-    let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(&own))?;
-    Some(line.split_whitespace().nth(9)?.to_owned())
+    // The number of the line ends with a colon, so that this is the own address and not the peer's.
+    let place = table.find(&format!(": 0100007F:{port:04X} "))?;
+    Some(table.get(place + 2..)?.split_whitespace().nth(8)?.to_owned())
 }
 
 fn has_open(pid: u32, link: &str) -> bool {
@@ -220,21 +301,19 @@ mod tests {
     fn a_blocked_link_stops_one_way_and_healing_delivers_or_resets() {
         let server = TcpListener::bind("127.0.0.1:0").expect("a port");
         let target = server.local_addr().expect("bound").to_string();
-        let network = Network::start(&[(0, target)]).expect("a network");
-        network.set_pid(0, u32::MAX);
+        let network = Network::start(&[("broker-1".to_owned(), 0, target)]).expect("a network");
         let patience = Some(Duration::from_millis(300));
+        let mut byte = [0];
         let pair = || {
-            let client = TcpStream::connect(network.address(0)).expect("accepted");
-            let (server, _) = server.accept().expect("connected through");
+            let mut client = TcpStream::connect(network.address(0)).expect("accepted");
+            client.write_all(b"a").expect("written");
+            let (mut server, _) = server.accept().expect("connected through");
+            server.read_exact(&mut [0]).expect("it came through");
             client.set_read_timeout(patience).expect("a timeout");
             server.set_read_timeout(patience).expect("a timeout");
             (client, server)
         };
-        let mut byte = [0];
         let (mut client, mut accepted) = pair();
-        client.write_all(b"a").expect("written");
-        accepted.read_exact(&mut byte).expect("it came through");
-
         network.block(End::Clients, End::Node(0));
         client.write_all(b"b").expect("written");
         accepted.write_all(b"c").expect("written");
@@ -249,8 +328,28 @@ mod tests {
         client.write_all(b"d").expect("written");
         network.heal(true);
         assert_eq!(accepted.read(&mut byte).unwrap_or(0), 0, "what hung is reset");
-        let (mut client, mut accepted) = pair();
-        client.write_all(b"e").expect("written");
-        accepted.read_exact(&mut byte).expect("a new one is not");
+        pair();
+    }
+
+    #[test]
+    fn who_comes_is_told_by_its_requests_and_by_its_process() {
+        let shared = Shared {
+            rules: watch::Sender::new(Rules::default()),
+            names: vec!["broker-1".to_owned(), "broker-12".to_owned(), "controller-1".to_owned()],
+            pids: Mutex::new(vec![None, None, Some(std::process::id())]),
+        };
+        let request = |name: &str| {
+            let mut out = crate::wire::Writer(vec![0; 4]);
+            out.i16(18).i16(0).i32(1).string(name);
+            out.frame()
+        };
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert_eq!(shared.who(&request("broker-12-fetcher-0"), nobody), End::Node(1));
+        assert_eq!(shared.who(&request("rdkafka"), nobody), End::Clients);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let own = client.local_addr().expect("connected");
+        assert_eq!(shared.who(b"PRI * HTTP/2.0\r\n", own), End::Node(2));
+        assert_eq!(shared.who(b"PRI * HTTP/2.0\r\n", nobody), End::Clients);
     }
 }

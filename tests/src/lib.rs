@@ -32,8 +32,10 @@ use std::time::{Duration, Instant};
 pub use client::Client;
 pub use cluster::{Cluster, Spec};
 
-/// How often the harness looks whether something that it waits for has come true.
+/// How often the harness looks at first whether something that it waits for has come true.
 pub const POLL: Duration = Duration::from_millis(5);
+/// How often at last, when it takes long.
+const POLL_MAX: Duration = Duration::from_millis(100);
 
 /// Calls `attempt` until it yields a value; after `limit`, fails with `what` and the last error.
 pub fn wait_for<T>(
@@ -41,17 +43,18 @@ pub fn wait_for<T>(
     limit: Duration,
     mut attempt: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
-    let deadline = Instant::now() + limit;
+    let began = Instant::now();
     loop {
         let last = match attempt() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => String::new(),
             Err(error) => format!(": {error:#}"),
         };
-        if Instant::now() > deadline {
+        let waited = began.elapsed();
+        if waited > limit {
             anyhow::bail!("{what}: not within {limit:?}{last}");
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep((waited / 16).clamp(POLL, POLL_MAX));
     }
 }
 
