@@ -268,10 +268,11 @@ impl Running {
 }
 
 async fn bind_all(world: &World, config: &BrokerConfig) -> anyhow::Result<Vec<BoundListener>> {
+    let backlog = config.network.listen_backlog;
     let mut bound = Vec::with_capacity(config.listeners.len());
     for listener in &config.listeners {
         let address = &listener.address;
-        let socket = network::bind(world, &listener.name, &address.host, address.port).await;
+        let socket = network::bind(world, &listener.name, &address.host, address.port, backlog).await;
         bound.push(socket.with_context(|| format!("cannot listen on {listener}"))?);
     }
     Ok(bound)

@@ -224,7 +224,19 @@ pub fn decider(world: World, node: RaftNode, options: DeciderOptions) -> (Decide
     let (lost, losses) = mpsc::unbounded_channel();
     let handle = DeciderHandle { requests, lost, raft: node.raft.clone() };
     let rng = world.rng();
-    (handle, DeciderTask { world, node, options, requests: queue, lost: losses, rng, abandoned: VecDeque::new(), written_last: -1 })
+    (
+        handle,
+        DeciderTask {
+            world,
+            node,
+            options,
+            requests: queue,
+            lost: losses,
+            rng,
+            abandoned: VecDeque::new(),
+            written_last: -1,
+        },
+    )
 }
 
 /// The state of one leadership.

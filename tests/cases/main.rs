@@ -11,6 +11,7 @@ mod consumer_groups;
 mod deploy;
 mod differential;
 mod disks;
+mod edges;
 mod failover;
 mod flush;
 mod frameworks;

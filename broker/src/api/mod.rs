@@ -120,6 +120,16 @@ pub enum Reply {
     Close,
 }
 
+impl Reply {
+    /// What it holds in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Send(response) => response.parts.iter().filter_map(Part::as_bytes).map(Bytes::len).sum(),
+            Self::Nothing | Self::Close => 0,
+        }
+    }
+}
+
 /// A whole frame, its length included.
 pub struct Response {
     pub parts: Vec<Part>,

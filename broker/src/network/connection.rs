@@ -18,10 +18,12 @@ use odradek_common::fs::File;
 use odradek_common::time::Instant;
 use odradek_node::World;
 use odradek_node::world::{BoxFuture, Socket, SocketReader, SocketWriter, send_file, send_vectored};
+use odradek_wire::ApiKey;
 
 use super::frame_reader::{Frame, FrameReader, ReadError};
+use super::limits::Active;
 use crate::api::{Api, Client, FilePart, Outcome, Part, Reply, Response};
-use crate::memory::RequestMemory;
+use crate::memory::{AnswerMemory, RequestMemory};
 use crate::replica::ColdStream;
 
 /// Requests of one connection that were started and are not answered. A client that sends more waits; librdkafka and
@@ -35,6 +37,13 @@ const WARM_BYTES: usize = 256 * 1024;
 /// A peer that takes nothing of an answer for so long is closed, when `connections.max.idle.ms` does not say.
 const WRITE_PATIENCE: Duration = Duration::from_secs(600);
 
+/// The same for an answer that holds memory, while all of them together hold more than they may.
+const PRESSED_PATIENCE: Duration = Duration::from_secs(2);
+
+/// While answers of so many bytes wait to be sent, the connection's next request is not started. The last one may be as large
+/// as it is.
+const READY_BYTES_MAX: usize = 256 * 1024;
+
 pub(super) struct Connection {
     world: World,
     api: Arc<Api>,
@@ -43,10 +52,18 @@ pub(super) struct Connection {
     writer: Box<dyn SocketWriter>,
     frames: FrameReader,
     memory: RequestMemory,
+    answers: AnswerMemory,
+    /// Waits until answers hold less memory.
+    held_back: Option<Frame>,
+    relief: Option<BoxFuture<()>>,
     queue: VecDeque<Entry>,
+    /// In the answers of the queue that were complete at once.
+    ready_bytes: usize,
     idle_max: Option<Duration>,
     idle_timer: Option<BoxFuture<()>>,
     last_request: Instant,
+    /// As `last_request`, for those who count connections.
+    active: Active,
     /// A throttled client's requests are not read until then.
     muted: Option<BoxFuture<()>>,
 }
@@ -78,7 +95,14 @@ enum Event {
 }
 
 impl Connection {
-    pub fn new(world: World, api: Arc<Api>, memory: RequestMemory, client: Client, socket: Socket) -> Self {
+    pub fn new(
+        world: World,
+        api: Arc<Api>,
+        (memory, answers): (RequestMemory, AnswerMemory),
+        client: Client,
+        active: Active,
+        socket: Socket,
+    ) -> Self {
         let network = &api.config.network;
         Self {
             frames: FrameReader::new(network.request_bytes_max),
@@ -87,8 +111,13 @@ impl Connection {
             reader: socket.reader,
             writer: socket.writer,
             queue: VecDeque::new(),
+            ready_bytes: 0,
+            held_back: None,
+            relief: None,
+            answers,
             idle_timer: None,
             muted: None,
+            active,
             world,
             api,
             client,
@@ -109,20 +138,32 @@ impl Connection {
     async fn turn(&mut self) -> Result<(), Ended> {
         match std::future::poll_fn(|cx| self.poll_event(cx)).await? {
             Event::Answer => return self.send_answers().await,
-            Event::Frame(frame) => self.start(frame),
+            Event::Frame(frame) => self.start_or_hold_back(frame),
         }
         // What was received together is handled together, so that its answers leave together.
         while self.is_open_for_requests()
             && let Some(frame) = self.frames.next_received()?
         {
-            self.start(frame);
+            self.start_or_hold_back(frame);
         }
         Ok(())
     }
 
+    fn start_or_hold_back(&mut self, frame: Frame) {
+        if self.answers.is_pressed() && may_have_a_large_answer(&frame.bytes) {
+            self.held_back = Some(frame);
+        } else {
+            self.start(frame);
+        }
+    }
+
     fn is_open_for_requests(&self) -> bool {
         let is_ordered = matches!(self.queue.back(), Some(Entry::Ordered(_)));
-        self.queue.len() < IN_FLIGHT_MAX && self.muted.is_none() && !is_ordered
+        self.queue.len() < IN_FLIGHT_MAX
+            && self.ready_bytes < READY_BYTES_MAX
+            && self.muted.is_none()
+            && self.held_back.is_none()
+            && !is_ordered
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Ended>> {
@@ -137,12 +178,25 @@ impl Connection {
         {
             self.muted = None;
         }
+        if self.held_back.is_some() && self.poll_relief(cx).is_ready() {
+            return Poll::Ready(self.held_back.take().map(Event::Frame).ok_or(Ended::Refused));
+        }
         if self.is_open_for_requests()
             && let Poll::Ready(frame) = self.frames.poll_next(cx, &mut *self.reader, &self.memory, &self.world)
         {
             return Poll::Ready(Ok(Event::Frame(frame?)));
         }
         self.poll_idle(cx)
+    }
+
+    fn poll_relief(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let relief = self.relief.get_or_insert_with(|| {
+            let mut pressure = self.answers.pressure();
+            Box::pin(async move { _ = pressure.wait_for(|pressed| !pressed).await })
+        });
+        std::task::ready!(relief.as_mut().poll(cx));
+        self.relief = None;
+        Poll::Ready(())
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Ended>> {
@@ -162,11 +216,13 @@ impl Connection {
     }
 
     fn start(&mut self, frame: Frame) {
-        if self.idle_max.is_some() {
-            self.last_request = self.world.instant();
-        }
+        self.last_request = self.world.instant();
+        self.active.at(self.last_request);
         let entry = match self.api.handle(&mut self.client, frame.bytes, frame.permit) {
-            Outcome::Done(reply) => Entry::Ready(reply),
+            Outcome::Done(reply) => {
+                self.ready_bytes += reply.bytes();
+                Entry::Ready(reply)
+            }
             Outcome::Waiting(future) => Entry::Waiting(future),
             Outcome::Ordered(future) => Entry::Ordered(future),
         };
@@ -177,6 +233,7 @@ impl Connection {
     async fn send_answers(&mut self) -> Result<(), Ended> {
         let mut parts: Vec<Part> = Vec::new();
         let mut refused = false;
+        self.ready_bytes = 0;
         while let Some(Entry::Ready(_)) = self.queue.front() {
             let Some(Entry::Ready(reply)) = self.queue.pop_front() else { break };
             match reply {
@@ -202,24 +259,39 @@ impl Connection {
     }
 
     async fn send(&mut self, mut parts: &[Part]) -> Result<(), Ended> {
-        let patience = self.idle_max.unwrap_or(WRITE_PATIENCE);
-        let Self { world, writer, .. } = self;
+        let Self { world, writer, answers, idle_max, .. } = self;
+        let held = parts.iter().filter_map(Part::as_bytes).map(Bytes::len).sum();
+        let patience = Patience { world, longest: idle_max.unwrap_or(WRITE_PATIENCE), answers, held };
         while let Some(first) = parts.first() {
             match first {
                 Part::File(range) => {
                     parts = parts.split_first().map_or(&[], |(_, rest)| rest);
-                    patiently(world, patience, send_range(world, &mut **writer, range)).await?;
+                    patience.with(send_range(world, &mut **writer, range)).await?;
                 }
                 Part::Bytes(_) => {
                     let count = parts.iter().take_while(|part| matches!(part, Part::Bytes(_))).count();
                     let (bytes, rest) = parts.split_at_checked(count).unwrap_or((parts, &[]));
                     parts = rest;
-                    patiently(world, patience, send_bytes(&mut **writer, bytes)).await?;
+                    patience.with(send_bytes(&mut **writer, bytes)).await?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Requests whose answer is small whatever they ask, or holds no memory; they are what replication and producers live by.
+fn may_have_a_large_answer(request: &[u8]) -> bool {
+    const SMALL: [ApiKey; 6] = [
+        ApiKey::Produce,
+        ApiKey::Fetch,
+        ApiKey::Heartbeat,
+        ApiKey::ApiVersions,
+        ApiKey::OffsetForLeaderEpoch,
+        ApiKey::WriteTxnMarkers,
+    ];
+    let key = request.first_chunk().map(|key| i16::from_be_bytes(*key));
+    !SMALL.iter().any(|small| Some(small.code()) == key)
 }
 
 impl Entry {
@@ -289,16 +361,55 @@ fn warm(file: &dyn File, mut offset: u64, mut left: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Fails when the write waits longer than `patience` in all. The timer is made only if it waits.
-async fn patiently(world: &World, patience: Duration, write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    let mut write = std::pin::pin!(write);
-    let mut timer: Option<BoxFuture<()>> = None;
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(result) = write.as_mut().poll(cx) {
-            return Poll::Ready(result);
-        }
-        let timer = timer.get_or_insert_with(|| world.clock.sleep_until(world.instant() + patience));
-        timer.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
-    })
-    .await
+/// How long an answer waits for its reader.
+struct Patience<'a> {
+    world: &'a World,
+    longest: Duration,
+    answers: &'a AnswerMemory,
+    /// Bytes of the answer that are in memory.
+    held: usize,
+}
+
+impl Patience<'_> {
+    /// Fails when the write waits too long in all. What that takes is made only if it waits.
+    async fn with(&self, write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+        let mut write = std::pin::pin!(write);
+        let mut timer: Option<BoxFuture<()>> = None;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = write.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            let timer = timer.get_or_insert_with(|| self.end());
+            timer.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
+        })
+        .await
+    }
+
+    /// Counts the answer, and comes to its end when patience does.
+    fn end(&self) -> BoxFuture<()> {
+        let (world, began) = (self.world.clone(), self.world.instant());
+        let longest = world.clock.sleep_until(began + self.longest);
+        let Some(held) = self.answers.hold(self.held) else { return longest };
+        let mut pressure = self.answers.pressure();
+        Box::pin(async move {
+            let _held = held;
+            let pressed = async {
+                // The memory outlives its answers, so that this does not end early.
+                loop {
+                    let _ = pressure.wait_for(|pressed| *pressed).await;
+                    let calm = pressure.wait_for(|pressed| !pressed);
+                    tokio::select! {
+                        biased;
+                        _ = calm => {}
+                        () = world.clock.sleep_until(began + PRESSED_PATIENCE) => return,
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = longest => {}
+                () = pressed => {}
+            }
+        })
+    }
 }

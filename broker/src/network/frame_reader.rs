@@ -40,6 +40,11 @@ const CHUNK_BYTES_AFTER_LARGE: usize = 256;
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 const BODY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 
+/// The same while other frames wait for memory: so few slow writers cannot hold up the others for long.
+const PRESSED_PATIENCE: Duration = Duration::from_secs(2);
+const PRESSED_BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
+const PRESSED_CHECK: Duration = Duration::from_millis(250);
+
 /// The bytes of the api key that follow the length: they choose the budget.
 const API_KEY_BYTES: usize = 2;
 
@@ -76,9 +81,9 @@ enum State {
     /// `received` holds less than a frame, or whole ones.
     Between,
     /// The length is known, the memory is not there yet.
-    Memory { bytes: usize, permit: BoxFuture<MemoryPermit> },
+    Memory { bytes: usize, class: MemoryClass, permit: BoxFuture<MemoryPermit> },
     /// Invariant: `buffer` has capacity for all `bytes`.
-    Body { bytes: usize, buffer: BytesMut, permit: MemoryPermit, patience: Option<BoxFuture<()>> },
+    Body { bytes: usize, class: MemoryClass, buffer: BytesMut, permit: MemoryPermit, patience: Option<BoxFuture<()>> },
 }
 
 impl FrameReader {
@@ -124,20 +129,18 @@ impl FrameReader {
                         ready!(self.poll_chunk(cx, reader))?;
                     }
                 }
-                State::Memory { bytes, permit } => {
+                State::Memory { bytes, class, permit } => {
                     let permit = ready!(permit.as_mut().poll(cx));
-                    let bytes = *bytes;
-                    self.begin_body(bytes, permit);
+                    let (bytes, class) = (*bytes, *class);
+                    self.begin_body(bytes, class, permit);
                 }
-                State::Body { bytes, buffer, permit, patience } => {
+                State::Body { bytes, class, buffer, permit, patience } => {
                     while buffer.len() < *bytes {
                         match poll_into(cx, reader, buffer, *bytes)? {
                             Poll::Ready(()) => {}
                             Poll::Pending => {
-                                let patience = patience.get_or_insert_with(|| {
-                                    let more = Duration::from_secs(*bytes as u64 / BODY_BYTES_PER_SECOND_MIN);
-                                    world.clock.sleep_until(world.instant() + BODY_PATIENCE + more)
-                                });
+                                let patience =
+                                    patience.get_or_insert_with(|| body_patience(world, memory, *class, *bytes));
                                 ready!(patience.as_mut().poll(cx));
                                 return Poll::Ready(Err(ReadError::Stalled { bytes: *bytes }));
                             }
@@ -167,17 +170,17 @@ impl FrameReader {
         let carries_records = i16::from_be_bytes(*key) == ApiKey::Produce.code();
         let class = MemoryClass::of(carries_records, bytes);
         match memory.try_take(class, bytes) {
-            Some(permit) => self.begin_body(bytes, permit),
-            None => self.state = State::Memory { bytes, permit: memory.take(class, bytes) },
+            Some(permit) => self.begin_body(bytes, class, permit),
+            None => self.state = State::Memory { bytes, class, permit: memory.take(class, bytes) },
         }
         Ok(true)
     }
 
-    fn begin_body(&mut self, bytes: usize, permit: MemoryPermit) {
+    fn begin_body(&mut self, bytes: usize, class: MemoryClass, permit: MemoryPermit) {
         let mut buffer = BytesMut::with_capacity(bytes);
         buffer.extend_from_slice(self.received.get(LENGTH_BYTES..).unwrap_or_default());
         self.received = Bytes::new();
-        self.state = State::Body { bytes, buffer, permit, patience: None };
+        self.state = State::Body { bytes, class, buffer, permit, patience: None };
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>, reader: &mut dyn SocketReader) -> Poll<Result<(), ReadError>> {
@@ -201,6 +204,19 @@ impl FrameReader {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Comes to its end when a body may take no longer to arrive.
+fn body_patience(world: &World, memory: &RequestMemory, class: MemoryClass, bytes: usize) -> BoxFuture<()> {
+    let (world, memory, began) = (world.clone(), memory.clone(), world.instant());
+    let longest = BODY_PATIENCE + Duration::from_secs(bytes as u64 / BODY_BYTES_PER_SECOND_MIN);
+    let pressed = PRESSED_PATIENCE + Duration::from_secs(bytes as u64 / PRESSED_BYTES_PER_SECOND_MIN);
+    Box::pin(async move {
+        world.clock.sleep_until(began + pressed).await;
+        while !memory.is_waited_for(class) && world.instant() < began + longest {
+            world.sleep(PRESSED_CHECK).await;
+        }
+    })
 }
 
 /// Receives into the spare capacity of `buffer`, up to `bytes` in all.

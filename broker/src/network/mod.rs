@@ -19,7 +19,7 @@ use self::frame_reader::ReadError;
 use self::limits::Connections;
 
 use crate::api::{Api, Client};
-use crate::memory::RequestMemory;
+use crate::memory::{AnswerMemory, RequestMemory};
 
 /// After a failed accept (out of descriptors, mostly) the next try waits so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -33,15 +33,15 @@ pub struct BoundListener {
 }
 
 /// Binds a port. Nothing is accepted before `Network::serve`, so clients wait rather than fail while a broker starts.
-pub async fn bind(world: &World, name: &str, host: &str, port: u16) -> io::Result<BoundListener> {
-    let listener = world.net.bind(host, port).await?;
+pub async fn bind(world: &World, name: &str, host: &str, port: u16, backlog: u32) -> io::Result<BoundListener> {
+    let listener = world.net.bind_with_backlog(host, port, backlog).await?;
     let port = listener.local_addr()?.port();
     Ok(BoundListener { name: name.into(), port, listener })
 }
 
 /// The open listeners and connections.
 pub struct Network {
-    acceptors: Vec<TaskHandle>,
+    tasks: Vec<TaskHandle>,
     connections: Arc<Connections>,
 }
 
@@ -49,22 +49,23 @@ impl Network {
     /// Starts to accept and to serve.
     pub fn serve(world: &World, api: &Arc<Api>, listeners: Vec<BoundListener>) -> Self {
         let config = &api.config.network;
-        let connections = Connections::new(api.live.clone());
-        let memory = RequestMemory::new(config.queued_request_bytes_max.unwrap_or(config.request_memory_bytes));
-        let acceptors = listeners
-            .into_iter()
-            .map(|bound| {
-                let (world, api) = (world.clone(), api.clone());
-                let task = accept(world.clone(), api, memory.clone(), connections.clone(), bound);
-                world.spawn("acceptor", task)
-            })
-            .collect();
-        Self { acceptors, connections }
+        let names: Vec<Arc<str>> = listeners.iter().map(|listener| listener.name.clone()).collect();
+        let connections = Connections::new(world.clone(), api.live.clone(), &names);
+        let limits = world.spawn("connection limits", connections.clone().follow());
+        let requests = RequestMemory::new(config.queued_request_bytes_max.unwrap_or(config.request_memory_bytes));
+        let memory = (requests, AnswerMemory::new(config.request_memory_bytes));
+        let acceptors = listeners.into_iter().map(|bound| {
+            let (world, api) = (world.clone(), api.clone());
+            let task = accept(world.clone(), api, memory.clone(), connections.clone(), bound);
+            world.spawn("acceptor", task)
+        });
+        let tasks = acceptors.chain([limits]).collect();
+        Self { tasks, connections }
     }
 
     /// Closes every listener and connection. Answers that were not sent are lost, as when the process ends.
     pub fn stop(&self) {
-        self.acceptors.iter().for_each(TaskHandle::abort);
+        self.tasks.iter().for_each(TaskHandle::abort);
         self.connections.stop();
     }
 }
@@ -72,12 +73,12 @@ impl Network {
 async fn accept(
     world: World,
     api: Arc<Api>,
-    memory: RequestMemory,
+    memory: (RequestMemory, AnswerMemory),
     connections: Arc<Connections>,
     bound: BoundListener,
 ) {
     loop {
-        connections.has_room().await;
+        connections.has_room(&bound.name).await;
         let socket = match bound.listener.accept().await {
             Ok(socket) => socket,
             Err(error) => {
@@ -87,12 +88,13 @@ async fn accept(
             }
         };
         let peer = socket.peer;
-        let Some(slot) = connections.open(peer.ip()) else {
+        let Some(slot) = connections.open(peer.ip(), &bound.name) else {
             tracing::debug!(%peer, "refused: its address has max.connections.per.ip connections");
             continue;
         };
         let client = Client::new(bound.name.clone(), peer);
-        let connection = Connection::new(world.clone(), api.clone(), memory.clone(), client, socket);
+        let connection =
+            Connection::new(world.clone(), api.clone(), memory.clone(), client, slot.active.clone(), socket);
         let id = slot.id;
         let task = world.spawn("connection", async move {
             let _slot = slot;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::definition::list;
+use super::definition::{Definition, list};
+use super::dynamic::listener_config;
 use super::listener::{self, HostPort, Listener, SecurityProtocol, Voter};
 use super::properties::Properties;
-use super::reader::{ConfigErrors, Reader, Warning, settings};
+use super::reader::{ConfigErrors, Reader, Setting, Warning, settings};
 use super::topic::TopicDefaults;
 use crate::types::BrokerId;
 
@@ -33,6 +34,8 @@ pub struct BrokerConfig {
     /// `odradek.metrics.listener`: where metrics are served over HTTP, if anywhere.
     pub metrics_listener: Option<HostPort>,
     pub network: NetworkConfig,
+    /// What `listener.name.<name>.` says, by the listener's name.
+    pub listener_limits: BTreeMap<String, ListenerLimits>,
     pub log: LogConfig,
     pub cleaner: CleanerConfig,
     pub replication: ReplicationConfig,
@@ -60,6 +63,12 @@ settings! {
         connection_idle_max: Option<Duration> = "connections.max.idle.ms",
         connections_max: usize = "max.connections",
         connections_per_ip_max: usize = "max.connections.per.ip",
+        /// Addresses or host names with a limit of their own.
+        connections_per_ip_overrides: Vec<IpOverride> = "max.connections.per.ip.overrides",
+        /// New connections a second; more wait.
+        connections_per_second_max: u32 = "max.connection.creation.rate",
+        /// Connections that the kernel keeps until they are accepted.
+        listen_backlog: u32 = "socket.listen.backlog.size",
         /// The memory that the bodies of requests may hold, all together; a larger one is taken alone.
         request_memory_bytes: u64 = "odradek.memory.request.bytes",
         /// The most that one Fetch answers with, whatever the client asks for.
@@ -68,6 +77,45 @@ settings! {
         fetch_session_slots: usize = "max.incremental.fetch.session.cache.slots",
         /// The default wait of requests that the broker makes of others.
         request_timeout: Duration = "request.timeout.ms",
+    }
+}
+
+/// What is allowed to one listener, beside what is allowed to the broker.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct ListenerLimits {
+    /// `listener.name.<name>.max.connections`.
+    pub connections_max: Option<usize>,
+    /// `listener.name.<name>.max.connection.creation.rate`.
+    pub connections_per_second_max: Option<u32>,
+}
+
+/// A limit of `max.connections.per.ip.overrides`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IpOverride {
+    /// An address, or a name that stands for some.
+    pub host: String,
+    pub connections_max: usize,
+}
+
+impl Setting for Vec<IpOverride> {
+    fn read(_: &Definition, text: Option<&str>) -> Result<Self, String> {
+        let each = list(text.unwrap_or_default()).map(|entry| {
+            let parsed =
+                entry.rsplit_once(':').and_then(|(host, count)| Some((host.trim(), count.trim().parse().ok()?)));
+            match parsed {
+                // An address of version 6 may stand in brackets.
+                Some((host, connections_max)) if !host.is_empty() => {
+                    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                    Ok(IpOverride { host, connections_max })
+                }
+                _ => Err(format!("{entry} is not of the form host:connections, as in 10.0.0.7:200")),
+            }
+        });
+        each.collect()
+    }
+
+    fn empty() -> Self {
+        Vec::new()
     }
 }
 
@@ -238,6 +286,7 @@ impl BrokerConfig {
             log_dirs: log_dirs(&mut reader),
             metrics_listener: metrics_listener(&mut reader),
             network: NetworkConfig::read(&mut reader),
+            listener_limits: listener_limits(&reader),
             log: LogConfig::read(&mut reader),
             cleaner: CleanerConfig::read(&mut reader),
             replication: ReplicationConfig::read(&mut reader),
@@ -282,6 +331,21 @@ impl BrokerConfig {
 /// The server-side assignors that there are.
 const CONSUMER_ASSIGNORS: [&str; 2] = ["uniform", "range"];
 
+fn listener_limits(reader: &Reader<'_>) -> BTreeMap<String, ListenerLimits> {
+    let mut out: BTreeMap<String, ListenerLimits> = BTreeMap::new();
+    for entry in reader.entries() {
+        let Some((listener, name)) = listener_config(&entry.name) else { continue };
+        // What is no number was refused already.
+        let number = reader.number(&entry.name);
+        let limits = out.entry(listener.to_ascii_uppercase()).or_default();
+        match name {
+            "max.connections" => limits.connections_max = number,
+            _ => limits.connections_per_second_max = number.and_then(|number| u32::try_from(number).ok()),
+        }
+    }
+    out
+}
+
 /// For each thread of the cleaner, exclusive.
 const DEDUPE_BUFFER_BYTES_MIN: u64 = 1024 * 1024;
 
@@ -302,6 +366,10 @@ fn check_together(reader: &mut Reader<'_>, config: &BrokerConfig) {
     if network.queued_request_bytes_max.is_some_and(|bytes| bytes < network.request_bytes_max as u64) {
         let problem = "must not be less than socket.request.max.bytes, or the largest request would wait for ever";
         reader.refuse("queued.max.request.bytes", problem);
+    }
+    if network.connections_per_ip_max == 0 && network.connections_per_ip_overrides.is_empty() {
+        let problem = "can be 0 only when max.connections.per.ip.overrides allows some addresses more";
+        reader.refuse("max.connections.per.ip", problem);
     }
     let cleaner = &config.cleaner;
     match cleaner.dedupe_buffer_bytes.checked_div(cleaner.threads as u64) {

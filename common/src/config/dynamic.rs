@@ -158,8 +158,18 @@ const UNITS: &[&[&str]] = &[
 const THREAD_POOLS: &[&str] =
     &["num.io.threads", "num.replica.fetchers", "num.recovery.threads.per.data.dir", "background.threads"];
 
+/// What may be set for one listener, behind `listener.name.<name in lower case>.`; of Kafka's those that limit its connections.
+const OF_LISTENERS: &[&str] = &["max.connection.creation.rate", "max.connections"];
+
+/// The listener, as it is written, and the name without the prefix; `None` when it is none that Odradek reads for one listener.
+pub fn listener_config(name: &str) -> Option<(&str, &'static str)> {
+    let (listener, rest) = name.strip_prefix("listener.name.")?.split_once('.')?;
+    Some((listener, OF_LISTENERS.iter().find(|name| **name == rest)?))
+}
+
 /// `None`: no config of that name is known.
 pub fn update_mode(name: &str) -> Option<UpdateMode> {
+    let name = listener_config(name).map_or(name, |(_, name)| name);
     if CLUSTER_WIDE.contains(&name) || DYNAMIC_ONLY.iter().any(|definition| definition.name == name) {
         return Some(UpdateMode::ClusterWide);
     }
@@ -171,6 +181,7 @@ pub fn update_mode(name: &str) -> Option<UpdateMode> {
 
 /// As `broker_definition`, with those configs that only the metadata can hold.
 pub fn dynamic_definition(name: &str) -> Option<&'static Definition> {
+    let name = listener_config(name).map_or(name, |(_, name)| name);
     DYNAMIC_ONLY.iter().find(|definition| definition.name == name).or_else(|| broker_definition(name))
 }
 
@@ -199,9 +210,9 @@ pub fn check_dynamic<'a>(
         PER_LISTENER.contains(&name)
     })?;
     refuse(
-        "Configs of a single listener are not served by this version; leave the prefix listener.name.* away where the \
-         config exists without it",
-        &|name| name.starts_with("listener.name."),
+        "Of the configs of a single listener this version serves max.connections and max.connection.creation.rate only; \
+         leave the prefix listener.name.* away where the config exists without it",
+        &|name| name.starts_with("listener.name.") && listener_config(name).is_none(),
     )?;
     for (name, value) in &configs {
         let Some(definition) = dynamic_definition(name) else { continue };
@@ -358,7 +369,8 @@ mod tests {
             ("listeners", "PLAINTEXT://:1", false, "Cannot update these configs dynamically: [listeners]"),
             ("sasl.enabled.mechanisms", "PLAIN", true, "broker id must be specified: [sasl.enabled.mechanisms]"),
             ("ssl.keystore.location", "/x", false, "only per-listener using the listener prefix"),
-            ("listener.name.x.max.connections", "1", false, "single listener are not served"),
+            ("listener.name.x.num.network.threads", "1", false, "Of the configs of a single listener"),
+            ("listener.name.x.max.connections", "-1", false, "Value must be at least 0"),
             ("log.segment.bytes", "5", false, "log.segment.bytes: Value must be at least 1048576"),
             ("leader.replication.throttled.rate", "-1", true, "Value must be at least 0"),
             ("log.retention.ms", "0", true, "must be unlimited (-1)"),

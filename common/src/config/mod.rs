@@ -25,15 +25,17 @@ mod topic;
 mod compatibility;
 
 pub use broker::{
-    BrokerConfig, CleanerConfig, GroupConfig, LifeConfig, LogConfig, NetworkConfig, OffsetsConfig, ReplicationConfig,
-    TopicCreationConfig, TransactionConfig,
+    BrokerConfig, CleanerConfig, GroupConfig, IpOverride, LifeConfig, ListenerLimits, LogConfig, NetworkConfig,
+    OffsetsConfig, ReplicationConfig, TopicCreationConfig, TransactionConfig,
 };
 pub use controller::{BrokersConfig, ControllerConfig, QuorumConfig};
 pub use definition::{
     Definition, Type, broker_definition, broker_definitions, client_metrics_definitions, edit_list, group_definition,
     group_definitions, topic_definition, topic_definitions,
 };
-pub use dynamic::{Overrides, UpdateMode, check_dynamic, dynamic_definition, unit_synonyms, update_mode};
+pub use dynamic::{
+    Overrides, UpdateMode, check_dynamic, dynamic_definition, listener_config, unit_synonyms, update_mode,
+};
 pub use group::GroupLimits;
 pub use listener::{HostPort, Listener, SecurityProtocol, Voter};
 pub use properties::{Place, Properties, Property};

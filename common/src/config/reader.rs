@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::definition::{Definition, Type, broker_definition, broker_definitions, list};
+use super::dynamic::listener_config;
 use super::properties::{Place, Properties, Property};
 use super::support::{Support, broker_support};
 
@@ -87,6 +88,10 @@ impl<'a> Reader<'a> {
         self.properties.get(name)
     }
 
+    pub fn entries(&self) -> &'a [Property] {
+        self.properties.entries()
+    }
+
     /// Refuses a name's value (or its absence).
     pub fn refuse(&mut self, name: &str, problem: impl Into<String>) {
         let place = self.get(name).map(|entry| entry.place.clone());
@@ -117,6 +122,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A number that was written under a name that has no default.
+    pub fn number(&self, name: &str) -> Option<usize> {
+        self.get(name)?.value.trim().parse().ok()
+    }
+
     /// Checks all that was written against the definitions, and says what is unknown or without effect.
     pub fn check_all(&mut self) -> Vec<Warning> {
         let mut warnings = Vec::new();
@@ -127,7 +137,8 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let warn = |problem: String| Warning { name: entry.name.clone(), place: entry.place.clone(), problem };
-            let Some(definition) = broker_definition(&entry.name) else {
+            let name = listener_config(&entry.name).map_or(entry.name.as_str(), |(_, name)| name);
+            let Some(definition) = broker_definition(name) else {
                 warnings.push(warn(unknown(&entry.name)));
                 continue;
             };
@@ -138,7 +149,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let is_default = definition.default == Some(entry.value.trim());
-            match broker_support(&entry.name) {
+            match broker_support(name) {
                 Support::Honoured => {}
                 Support::WithoutEffect(why) if !is_default => warnings.push(warn(format!("has no effect: {why}"))),
                 Support::Refused(why) if !is_default => {
@@ -171,7 +182,9 @@ fn unknown(name: &str) -> String {
             .to_owned();
     }
     if name.starts_with("listener.name.") {
-        return "has no effect: configs of a single listener are not read yet".to_owned();
+        return "has no effect: of the configs of a single listener only max.connections and max.connection.creation.rate are \
+                read yet"
+            .to_owned();
     }
     match nearest(name) {
         Some(near) => format!("is unknown and ignored; did you mean {near}?"),

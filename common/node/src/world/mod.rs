@@ -10,7 +10,7 @@ mod socket;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,6 +39,15 @@ pub struct World {
 pub trait Net: Send + Sync {
     /// Listens on `host:port`; port 0 takes a free one.
     fn bind(&self, host: &str, port: u16) -> BoxFuture<io::Result<Box<dyn Listener>>>;
+    /// As `bind`, where the system keeps so many connections that were not accepted yet.
+    fn bind_with_backlog(&self, host: &str, port: u16, _backlog: u32) -> BoxFuture<io::Result<Box<dyn Listener>>> {
+        self.bind(host, port)
+    }
+    /// The addresses that a host's name stands for. An address stands for itself.
+    fn resolve(&self, host: &str) -> BoxFuture<io::Result<Vec<IpAddr>>> {
+        let known = host.parse().map(|address| vec![address]);
+        Box::pin(async move { known.map_err(|_| io::ErrorKind::NotFound.into()) })
+    }
     /// Connects, or fails after the operating system's own patience; wrap it in `World::timeout`.
     fn connect(&self, host: &str, port: u16) -> BoxFuture<io::Result<Socket>>;
 }

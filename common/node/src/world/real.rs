@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,7 +12,7 @@ use odradek_common::fs::{File, RealFs};
 use odradek_common::time::{Instant, Now, Timestamp};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
 use super::{BoxFuture, Clock, DiskPool, Entropy, Listener, Net, Socket, SocketWriter, Spawn, TaskHandle, World};
 
@@ -28,24 +28,49 @@ pub(super) fn world() -> World {
     }
 }
 
+/// As the standard library has it.
+const BACKLOG: u32 = 1024;
+
 struct RealNet;
 
 struct RealListener(TcpListener);
 
 impl Net for RealNet {
     fn bind(&self, host: &str, port: u16) -> BoxFuture<io::Result<Box<dyn Listener>>> {
+        self.bind_with_backlog(host, port, BACKLOG)
+    }
+
+    fn bind_with_backlog(&self, host: &str, port: u16, backlog: u32) -> BoxFuture<io::Result<Box<dyn Listener>>> {
         let host = if host.is_empty() { "0.0.0.0".to_owned() } else { host.to_owned() };
         Box::pin(async move {
-            // Tokio sets SO_REUSEADDR, so a restarted node gets its port back at once.
-            let listener = TcpListener::bind((host.as_str(), port)).await?;
-            Ok(Box::new(RealListener(listener)) as Box<dyn Listener>)
+            let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} is the name of no address"));
+            for address in lookup_host((host.as_str(), port)).await? {
+                match listen(address, backlog) {
+                    Ok(listener) => return Ok(Box::new(RealListener(listener)) as Box<dyn Listener>),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
         })
+    }
+
+    fn resolve(&self, host: &str) -> BoxFuture<io::Result<Vec<IpAddr>>> {
+        let host = host.to_owned();
+        Box::pin(async move { Ok(lookup_host((host.as_str(), 0)).await?.map(|address| address.ip()).collect()) })
     }
 
     fn connect(&self, host: &str, port: u16) -> BoxFuture<io::Result<Socket>> {
         let host = host.to_owned();
         Box::pin(async move { socket(TcpStream::connect((host.as_str(), port)).await?) })
     }
+}
+
+fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // So that a restarted node gets its port back at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
 }
 
 impl Listener for RealListener {
