@@ -215,6 +215,8 @@ fn one(producer: &BaseProducer, number: usize) -> anyhow::Result<Outcome> {
     }
     let deadline = Instant::now() + LIVE_LIMIT;
     loop {
+        // Serves the reports of what was delivered, or not: without that neither call comes to its end.
+        let _ = producer.flush(TRANSACTION_LIMIT);
         match producer.commit_transaction(TRANSACTION_LIMIT) {
             Ok(()) => return Ok(Outcome::Committed),
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => return abort(producer),
@@ -227,6 +229,7 @@ fn one(producer: &BaseProducer, number: usize) -> anyhow::Result<Outcome> {
 fn abort(producer: &BaseProducer) -> anyhow::Result<Outcome> {
     let deadline = Instant::now() + LIVE_LIMIT;
     loop {
+        let _ = producer.flush(Duration::from_millis(200));
         match producer.abort_transaction(TRANSACTION_LIMIT) {
             Ok(()) => return Ok(Outcome::Aborted),
             Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
