@@ -51,8 +51,7 @@ pub fn raft_log_seeds() -> Vec<Vec<u8>> {
 }
 
 fn topic(index: u8) -> Record {
-    let topic =
-        TopicRecord { name: format!("topic-{index}"), topic_id: vec![index + 1; 16].into(), ..Default::default() };
+    let topic = TopicRecord { name: format!("topic-{index}"), topic_id: vec![index + 1; 16] };
     Record { kind: Some(record::Kind::Topic(topic)) }
 }
 
