@@ -141,7 +141,7 @@ impl<K: Ord + Clone> Registers<K> {
         let of_key = writes.get(key).map_or(&[][..], Vec::as_slice);
         let before = of_key.iter().filter(|write| write.acknowledged.is_some_and(|at| at < began));
         let Some(read) = read else {
-            return match before.clone().last() {
+            return match before.clone().next_back() {
                 Some(write) => Err(format!("nothing was read, though {} was acknowledged", write.value)),
                 None => Ok(()),
             };
