@@ -592,7 +592,6 @@ impl Bench {
                     .map(|topic| odradek_wire::consumer_protocol_subscription::TopicPartition {
                         topic: self.name(topic.topic_id).into(),
                         partitions: topic.partitions.clone(),
-                        ..Default::default()
                     })
                     .collect(),
                 generation_id: words.named_number("owned-in", -1),
@@ -629,7 +628,6 @@ impl Bench {
                     .map(|topic| odradek_wire::consumer_protocol_assignment::TopicPartition {
                         topic: self.name(topic.topic_id).into(),
                         partitions: topic.partitions.clone(),
-                        ..Default::default()
                     })
                     .collect(),
                 ..Default::default()

@@ -36,13 +36,9 @@ pub(super) fn classic_assignment(
 ) -> Bytes {
     let assigned_partitions = partitions.into_iter().filter_map(|(topic, partitions)| {
         let topic = Str::from(&*topics.topic(topic)?.name);
-        Some(TopicPartition { topic, partitions, ..TopicPartition::default() })
+        Some(TopicPartition { topic, partitions })
     });
-    let assignment = ConsumerProtocolAssignment {
-        assigned_partitions: assigned_partitions.collect(),
-        user_data: None,
-        ..ConsumerProtocolAssignment::default()
-    };
+    let assignment = ConsumerProtocolAssignment { assigned_partitions: assigned_partitions.collect(), user_data: None };
     let version = version.clamp(0, ConsumerProtocolAssignment::MAX_VERSION);
     encode_versioned(&assignment, version).unwrap_or_default()
 }
