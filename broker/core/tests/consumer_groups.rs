@@ -249,8 +249,9 @@ impl Bench {
             };
             let _ = writeln!(self.out, "= {}{text}", late(ticket));
         }
-        for batch in self.log.batches[self.shown..].to_vec() {
-            for batch in Batches::new(batch) {
+        let batches = self.log.batches.split_off(self.shown.min(self.log.batches.len()));
+        for batch in &batches {
+            for batch in Batches::new(batch.clone()) {
                 for record in batch.expect("a batch").records(RECORDS_BYTES_MAX).expect("records") {
                     let record = record.expect("a record");
                     let read = GroupShard::decode(record.key, record.value).expect("a known record");
@@ -259,6 +260,7 @@ impl Bench {
                 }
             }
         }
+        self.log.batches.extend(batches);
         self.shown = self.log.batches.len();
         for note in self.runtime.take_notes() {
             let _ = writeln!(self.out, "# {note}");
@@ -745,7 +747,6 @@ impl Bench {
                             partition_index: partition.parse().expect("a partition"),
                         }],
                     }],
-                    ..Default::default()
                 };
                 self.request(GroupRequest::DeleteOffsets(request));
             }

@@ -438,7 +438,6 @@ fn offsets(group: &mut Modern<'_>) -> anyhow::Result<()> {
                 partitions: vec![Default::default()],
             })
             .to_vec(),
-        ..Default::default()
     };
     let request = delete(&group.group);
     group.pair.same(
