@@ -162,7 +162,7 @@ fn a_cluster_is_born_once() {
     assert_eq!(cluster.image.cluster_id(), crate::cluster::CLUSTER_ID);
     assert_eq!(cluster.image.feature_level("metadata.version"), 30);
     assert_eq!(cluster.image.feature_level("transaction.version"), 2);
-    assert_eq!(cluster.image.feature_level("group.version"), 0);
+    assert_eq!(cluster.image.feature_level("group.version"), 1);
     let controller =
         odradek_metadata::ControllerRegistration { id: 1.into(), host: "localhost".to_owned(), port: 9192 };
     let controllers = [controller];
