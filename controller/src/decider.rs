@@ -212,10 +212,8 @@ pub struct DeciderTask {
     requests: mpsc::Receiver<Request>,
     lost: mpsc::UnboundedReceiver<Lost>,
     rng: SplitMix64,
-    /// What was proposed before this node last stopped to decide, and is not known to be applied or refused.
-    abandoned: VecDeque<Proposed>,
-    /// The highest offset of those that were applied.
-    written_last: i64,
+    /// The term and the offset of the last proposal.
+    proposed_last: (u64, i64),
 }
 
 /// A decider for `node`, and the handle to ask it.
@@ -224,19 +222,7 @@ pub fn decider(world: World, node: RaftNode, options: DeciderOptions) -> (Decide
     let (lost, losses) = mpsc::unbounded_channel();
     let handle = DeciderHandle { requests, lost, raft: node.raft.clone() };
     let rng = world.rng();
-    (
-        handle,
-        DeciderTask {
-            world,
-            node,
-            options,
-            requests: queue,
-            lost: losses,
-            rng,
-            abandoned: VecDeque::new(),
-            written_last: -1,
-        },
-    )
+    (handle, DeciderTask { world, node, options, requests: queue, lost: losses, rng, proposed_last: (0, -1) })
 }
 
 /// The state of one leadership.
@@ -248,11 +234,8 @@ struct Active {
     applied: i64,
     /// Ascending by offset.
     pending: VecDeque<(i64, Answer)>,
-    proposed: Proposed,
+    proposed: FuturesOrdered<futures::future::BoxFuture<'static, Result<i64, ()>>>,
 }
-
-/// Each yields the offset when it is applied, or fails when Raft refused it or its term ended.
-type Proposed = FuturesOrdered<futures::future::BoxFuture<'static, Result<i64, ()>>>;
 
 impl Active {
     /// Everything that is applied by now can be answered.
@@ -264,12 +247,10 @@ impl Active {
         }
     }
 
-    /// What was proposed is left.
-    fn refuse_all(self, raft: &Raft) -> Proposed {
+    fn refuse_all(self, raft: &Raft) {
         for (_, answer) in self.pending {
             answer(Err(not_active(raft)));
         }
-        self.proposed
     }
 }
 
@@ -286,7 +267,8 @@ impl DeciderTask {
         loop {
             let term = self.leading_term();
             if let Some(former) = active.take_if(|active| Some(active.term) != term) {
-                self.give_up(former);
+                tracing::info!(term = former.term, "this controller is no longer the active one");
+                former.refuse_all(&self.node.raft);
             }
             if let (None, Some(term)) = (&active, term)
                 && self.has_applied_all_of(term)
@@ -308,7 +290,7 @@ impl DeciderTask {
                 biased;
                 () = shutdown.wait() => {
                     if let Some(active) = active.take() {
-                        drop(active.refuse_all(&self.node.raft));
+                        active.refuse_all(&self.node.raft);
                     }
                     return Ok(());
                 }
@@ -318,7 +300,6 @@ impl DeciderTask {
                     }
                 }
                 Some(proposed) = next_proposed(&mut active) => self.proposal_done(&mut active, proposed)?,
-                Some(proposed) = next_abandoned(&mut self.abandoned) => self.abandoned_done(proposed),
                 () = self.world.clock.sleep_until(due), if active.is_some() || self.node.raft.is_leader() => {
                     looked_at = self.world.instant();
                     if let Some(active) = &mut active {
@@ -370,29 +351,10 @@ impl DeciderTask {
     }
 
     /// Whether the first entry of the term is applied, and all that this node proposed in it before it last stopped to
-    /// decide. What Raft refused never comes: it refuses while its lease is over, and leads on (as on a machine that stood
-    /// still for a while).
+    /// decide.
     fn has_applied_all_of(&self, term: u64) -> bool {
         let progress = self.node.view.progress();
-        progress.term == term && self.abandoned.is_empty() && progress.offset >= self.written_last
-    }
-
-    /// Stops to decide. What was proposed may come to pass all the same, and is waited for before this node decides again.
-    fn give_up(&mut self, former: Active) {
-        tracing::info!(term = former.term, "this controller is no longer the active one");
-        let proposed = former.refuse_all(&self.node.raft);
-        if !proposed.is_empty() {
-            self.abandoned.push_back(proposed);
-        }
-    }
-
-    fn abandoned_done(&mut self, proposed: Result<i64, ()>) {
-        if let Ok(offset) = proposed {
-            self.written_last = self.written_last.max(offset);
-        }
-        while self.abandoned.front().is_some_and(FuturesOrdered::is_empty) {
-            self.abandoned.pop_front();
-        }
+        progress.term == term && (self.proposed_last.0 != term || progress.offset >= self.proposed_last.1)
     }
 
     fn raft_stopped(&self) -> Fatal {
@@ -470,6 +432,7 @@ impl DeciderTask {
                     Ok(Err(_)) | Err(_) => Err(()),
                 }
             }));
+            self.proposed_last = (active.term, active.next_offset);
             active.next_offset += 1;
         }
         active.pending.push_back((decided.offset, decided.answer));
@@ -477,7 +440,7 @@ impl DeciderTask {
         Ok(())
     }
 
-    fn proposal_done(&mut self, active: &mut Option<Active>, proposed: Result<i64, ()>) -> Result<(), Fatal> {
+    fn proposal_done(&self, active: &mut Option<Active>, proposed: Result<i64, ()>) -> Result<(), Fatal> {
         match (active.as_mut(), proposed) {
             (Some(active), Ok(offset)) => {
                 let expected = active.applied + 1;
@@ -490,7 +453,8 @@ impl DeciderTask {
             // The term has ended, or is about to.
             (Some(_), Err(())) => {
                 if let Some(former) = active.take() {
-                    self.give_up(former);
+                    tracing::info!(term = former.term, "this controller is no longer the active one");
+                    former.refuse_all(&self.node.raft);
                 }
             }
             (None, _) => {}
@@ -504,13 +468,5 @@ async fn next_proposed(active: &mut Option<Active>) -> Option<Result<i64, ()>> {
     match active {
         Some(active) if !active.proposed.is_empty() => active.proposed.next().await,
         _ => std::future::pending().await,
-    }
-}
-
-/// The next one of those that nobody waits for any more; never, when there is none.
-async fn next_abandoned(abandoned: &mut VecDeque<Proposed>) -> Option<Result<i64, ()>> {
-    match abandoned.front_mut() {
-        Some(proposed) => proposed.next().await,
-        None => std::future::pending().await,
     }
 }
