@@ -4,7 +4,9 @@
 //! What it models: writes to one file are durable after its `sync_data`; until then each may survive whole, in part
 //! (cut at a sector) or not at all, independently of the others. Creations, renames and removals are durable after
 //! `sync_dir` of their directory; of the others a prefix survives, as with a journal. Handles opened before a crash fail
-//! afterwards. Everything is decided by the generator that is handed in, so a seed decides.
+//! afterwards. A sync that fails gives up what it was to make durable, as Linux does: the bytes are read back until the
+//! crash, and a later sync that succeeds does not save them. Everything is decided by the generator that is handed in, so
+//! a seed decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -167,7 +169,7 @@ impl State {
     fn check(&mut self, operation: Operation, path: &Path) -> io::Result<()> {
         if operation.is_mutation() {
             self.mutations += 1;
-            if self.power_off_after.is_some_and(|limit| self.mutations > limit) {
+            if self.is_off() {
                 return Err(io::Error::other("the power is off"));
             }
         }
@@ -175,6 +177,10 @@ impl State {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    fn is_off(&self) -> bool {
+        self.power_off_after.is_some_and(|limit| self.mutations > limit)
     }
 
     fn change_name(&mut self, change: NameChange) {
@@ -256,6 +262,26 @@ impl MemFs {
     /// What makes the files larger than this in all fails with `StorageFull`; a write has stored what fitted by then.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity_bytes = bytes;
+    }
+
+    /// Another disk with the same content, all of it durable, and nothing open or locked: an image of this one.
+    pub fn copy(&self) -> Self {
+        let state = &*self.state();
+        let inodes = state.inodes.iter().map(|(id, inode)| {
+            let (content, durable) = (inode.content.clone(), inode.content.clone());
+            (*id, Inode { content, durable, pending: Vec::new() })
+        });
+        let (names, durable_names) = (state.names.clone(), state.names.clone());
+        let copy =
+            State { names, durable_names, inodes: inodes.collect(), next_inode: state.next_inode, ..State::default() };
+        Self { state: Arc::new(Mutex::new(copy)) }
+    }
+
+    /// Takes everything away, at once and durably: the disk was replaced by an empty one. Whoever runs on it must be dead.
+    pub fn wipe(&self) {
+        let state = &mut *self.state();
+        let (life, mutations) = (state.life + 1, state.mutations);
+        *state = State { life, mutations, ..State::default() };
     }
 
     /// Changes bytes of a file behind the back of whoever wrote it, durably: a decaying disk.
@@ -459,7 +485,12 @@ impl WholeFs for MemWhole {
         if state.life != self.life {
             return Err(io::Error::other("the node that opened this file system has crashed"));
         }
-        state.check(Operation::Sync, &self.dir)?;
+        if let Err(error) = state.check(Operation::Sync, &self.dir) {
+            if !state.is_off() {
+                state.inodes.values_mut().for_each(|inode| inode.pending.clear());
+            }
+            return Err(error);
+        }
         for change in std::mem::take(&mut state.pending_names) {
             change.apply(&mut state.durable_names);
         }
@@ -559,11 +590,20 @@ impl File for MemFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.with(Operation::Sync, |inode| {
+        let synced = self.with(Operation::Sync, |inode| {
             for change in std::mem::take(&mut inode.pending) {
                 change.apply(&mut inode.durable);
             }
-        })
+        });
+        let state = &mut *self.fs.state();
+        if synced.is_err()
+            && state.life == self.life
+            && !state.is_off()
+            && let Some(inode) = state.inodes.get_mut(&self.id)
+        {
+            inode.pending.clear();
+        }
+        synced
     }
 }
 
@@ -594,6 +634,33 @@ mod tests {
         assert_eq!(fs.content(Path::new("/data/log/a")).expect("there"), b"durable");
         assert_eq!(fs.content(Path::new("/data/log/b")).expect("its removal was not durable"), b"no name");
         assert!(!fs.exists(Path::new("/data/log/c")).expect("asked"));
+    }
+
+    #[test]
+    fn what_a_failed_sync_was_to_save_no_later_one_saves() {
+        let fs = MemFs::new();
+        let file = put(&fs, "a", b"old");
+        file.sync_data().expect("synced");
+        fs.sync_dir(Path::new("")).expect("synced");
+        put(&fs, "a", b"new");
+        fs.set_fault(Some(Box::new(|operation, _| (operation == Operation::Sync).then(|| io::Error::other("EIO")))));
+        assert!(file.sync_data().is_err());
+        fs.set_fault(None);
+        assert_eq!(fs.content(Path::new("a")).expect("there"), b"new");
+        file.sync_data().expect("nothing is left to be synced");
+        fs.crash(Crash::PowerTears, &mut SplitMix64::new(1));
+        assert_eq!(fs.content(Path::new("a")).expect("there"), b"old");
+    }
+
+    #[test]
+    fn a_copy_and_a_wiped_disk_are_disks_of_their_own() {
+        let fs = MemFs::new();
+        let file = put(&fs, "a", b"1");
+        let copy = fs.copy();
+        fs.wipe();
+        assert!(file.len().is_err() && fs.files().is_empty());
+        copy.crash(Crash::PowerLosesAll, &mut SplitMix64::new(1));
+        assert_eq!(copy.content(Path::new("a")).expect("there"), b"1");
     }
 
     #[test]
