@@ -15,8 +15,9 @@
 //! A group is appended as one frame and synced. The state is what all frames say, one after another. Each file opens with
 //! a frame that repeats vote, purge and commit, so that files whose entries are all purged can be removed.
 //!
-//! A frame that is cut short or wrong at the very end of the last file was never acknowledged, and is cut off. A wrong
-//! frame with a valid one behind it is damage: the store refuses to open and names file and position.
+//! A frame of which a part is missing at the very end of the last file was never acknowledged, and is cut off. A wrong
+//! frame that is all there, or has a valid one behind it, is damage: its vote or entries may have been acknowledged, so the
+//! store refuses to open and names file and position.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -41,6 +42,8 @@ const FORMAT_VERSION: u32 = 1;
 const HEADER_BYTES: u64 = 12;
 const FRAME_MAGIC: u32 = 0xF4A3_E001;
 const FRAME_HEAD_BYTES: usize = 12;
+/// A disk writes whole sectors of this size, or of a multiple of it.
+const SECTOR_BYTES: usize = 512;
 /// A new file is begun when the last one has grown to this.
 const FILE_BYTES_TARGET: u64 = 4 * 1024 * 1024;
 /// What is read into memory when a file is opened; far above what a file grows to.
@@ -188,7 +191,11 @@ fn frame_crc(length: u32, payload: &[u8]) -> u32 {
 
 /// The payload of the frame at the start of `bytes`, if a valid one is there.
 fn frame(bytes: &Bytes) -> Option<Bytes> {
-    let mut head = bytes.get(..FRAME_HEAD_BYTES)?;
+    frame_with_head(bytes, bytes.get(..FRAME_HEAD_BYTES)?)
+}
+
+/// As `frame`, with `head` in place of the first bytes.
+fn frame_with_head(bytes: &Bytes, mut head: &[u8]) -> Option<Bytes> {
     if head.get_u32() != FRAME_MAGIC {
         return None;
     }
@@ -209,6 +216,32 @@ fn holds_a_frame(bytes: &Bytes) -> bool {
         at += found + 1;
     }
     false
+}
+
+/// Whether a crash may have left the invalid frame at the start of `bytes`, which is at byte `position` of its file: then
+/// sectors of its only write are missing, at the file's end or as zeros within. With all sectors there, or with a head
+/// that only one flipped bit makes wrong, the frame was written whole and has changed since.
+fn may_be_torn(bytes: &Bytes, position: usize) -> bool {
+    let Some(head) = bytes.get(..FRAME_HEAD_BYTES) else { return true };
+    let is_one_bit_off = (0..FRAME_HEAD_BYTES * 8).any(|bit| {
+        let mut head = head.to_vec();
+        if let Some(byte) = head.get_mut(bit / 8) {
+            *byte ^= 1 << (bit % 8);
+        }
+        frame_with_head(bytes, &head).is_some()
+    });
+    if is_one_bit_off {
+        return false;
+    }
+    let mut fields = head;
+    let (magic, length) = (fields.get_u32(), fields.get_u32());
+    let end = FRAME_HEAD_BYTES.saturating_add(length as usize);
+    let Some(whole) = bytes.get(..end).filter(|_| magic == FRAME_MAGIC) else { return true };
+    // The part of the frame in each sector; the first one begins where the frame does.
+    let first = (SECTOR_BYTES - position % SECTOR_BYTES).min(whole.len());
+    let (first, rest) = whole.split_at(first);
+    let mut parts = std::iter::once(first).chain(rest.chunks(SECTOR_BYTES));
+    parts.any(|part| part.iter().all(|byte| *byte == 0))
 }
 
 impl Inner {
@@ -253,7 +286,7 @@ impl Inner {
         while position < bytes.len() {
             let rest = bytes.slice(position..);
             let Some(payload) = frame(&rest) else {
-                if !is_last || holds_a_frame(&rest.slice(1.min(rest.len())..)) {
+                if !is_last || holds_a_frame(&rest.slice(1.min(rest.len())..)) || !may_be_torn(&rest, position) {
                     return Err(damaged(format!("{} at byte {position}", path.display())));
                 }
                 tracing::warn!(file = %path.display(), position, "cut off a group that was never completed");
