@@ -164,7 +164,7 @@ struct Opened {
     replicas: Arc<ReplicaManager>,
     cluster_id: String,
     directory_ids: Vec<Uuid>,
-    /// Of the last run, if it stopped cleanly.
+    /// Of the last run, if it stopped cleanly and no log has lost anything since.
     previous_broker_epoch: Option<BrokerEpoch>,
 }
 
@@ -184,10 +184,10 @@ async fn open_logs(
     let dirs = world.on_disk(move || LogDirs::open(fs, &wanted, &mut rng)).await?;
     let cluster_id = dirs.cluster_id().to_owned();
     let directory_ids = dirs.online().map(|dir| dir.id).collect();
-    let previous_broker_epoch = dirs.previous_broker_epoch().map(BrokerEpoch);
     let isr_changes = IsrChanges::new(controller.clone(), config.node_id, broker_epoch.clone());
     let dirs = Arc::new(dirs);
     let replicas = ReplicaManager::start(world.clone(), config.clone(), dirs.clone(), Arc::new(isr_changes)).await;
+    let previous_broker_epoch = dirs.previous_broker_epoch().map(BrokerEpoch);
     Ok(Opened { dirs, replicas, cluster_id, directory_ids, previous_broker_epoch })
 }
 

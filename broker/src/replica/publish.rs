@@ -355,15 +355,22 @@ impl ReplicaManager {
         loop {
             let Some(request) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
             let (name, dir) = (request.location.partition.clone(), request.location.log_dir.id);
+            let high_watermark = request.high_watermark;
             match request.topic_id {
                 None => tracing::warn!(partition = %name, "a log has no topic id: it is left alone"),
                 Some(topic_id) => match LogDirs::load(request, topic_id, config.clone(), producers, now) {
                     Ok(log) => {
+                        if log.recovery().damage.is_some() || log.log_end() < high_watermark {
+                            self.dirs.note_loss();
+                        }
                         let id = TopicIdPartition { topic_id, partition: name.partition };
                         self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).insert(id, log);
                     }
                     Err(error) => {
                         tracing::error!(partition = %name, %error, "a log cannot be opened");
+                        if !error.is_full() {
+                            self.dirs.note_loss();
+                        }
                         self.unopened.lock().unwrap_or_else(PoisonError::into_inner).insert(name, dir);
                     }
                 },
@@ -372,10 +379,10 @@ impl ReplicaManager {
         }
     }
 
-    /// After a crash a log may have been cut below the recovery point on disk. A later crash would trust what is appended
+    /// After a crash, or where a disk decays, a log may have been cut below the recovery point on disk. A later crash would trust what is appended
     /// from now on if that stayed.
     fn write_loaded(&self) {
-        if self.dirs.was_clean() {
+        if self.dirs.was_clean() && !self.dirs.has_lost() {
             return;
         }
         for dir in self.dirs.online() {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use odradek_common::fs::{DiskSpace, Fs, write_file_atomically};
@@ -157,6 +157,8 @@ pub struct LogDirs {
     failures: Vec<DirFailure>,
     /// Held while a directory is chosen and its new log counted.
     placing: Mutex<()>,
+    /// A log was found without records that it had.
+    has_lost: AtomicBool,
 }
 
 impl fmt::Debug for LogDirs {
@@ -217,7 +219,14 @@ impl LogDirs {
         }
         match (slots.is_empty(), failures.first()) {
             (true, Some(first)) => Err(IdentityError::NoneUsable(first.clone())),
-            _ => Ok(Self { fs, slots, cluster_id, failures, placing: Mutex::default() }),
+            _ => Ok(Self {
+                fs,
+                slots,
+                cluster_id,
+                failures,
+                placing: Mutex::default(),
+                has_lost: AtomicBool::new(false),
+            }),
         }
     }
 
@@ -283,8 +292,22 @@ impl LogDirs {
         dir.guard("looking at", || dir.path.clone(), self.fs.space(&dir.path))
     }
 
-    /// The broker epoch of the last run when it shut down cleanly in every directory, for the registration (KIP-966).
+    /// Takes down that a log was found without records that it had: whoever counts on this broker's replicas has to be
+    /// told that it did not come back as it went, whatever the marks of its directories say.
+    pub fn note_loss(&self) {
+        self.has_lost.store(true, Ordering::Release);
+    }
+
+    pub fn has_lost(&self) -> bool {
+        self.has_lost.load(Ordering::Acquire)
+    }
+
+    /// The broker epoch of the last run when it shut down cleanly in every directory and all records are still there, for the
+    /// registration (KIP-966). Ask when the logs are open.
     pub fn previous_broker_epoch(&self) -> Option<i64> {
+        if self.has_lost() {
+            return None;
+        }
         let mut epochs = self.slots.iter().map(|slot| slot.previous_broker_epoch.filter(|_| slot.clean));
         let first = epochs.next()??;
         epochs.all(|epoch| epoch == Some(first)).then_some(first)

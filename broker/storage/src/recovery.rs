@@ -559,6 +559,15 @@ impl Loader {
         if !self.segments.is_empty() {
             let dir = self.place.dir.display();
             tracing::warn!("{dir}: the log ends at {log_end}, before its start {log_start}: dropping its segments");
+            let size = self.segments.iter().map(|segment| segment.size).sum();
+            self.report.damage.get_or_insert_with(|| Damage {
+                file: self.place.dir.clone(),
+                position: 0,
+                offset: Offset(log_start),
+                reason: format!("the log ends at offset {log_end}, before its start {log_start}"),
+                bytes_cut: size,
+                segments_dropped: self.segments.len(),
+            });
             for segment in std::mem::take(&mut self.segments) {
                 remove_segment(&self.place, segment.base)?;
             }
