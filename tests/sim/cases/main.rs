@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+mod faults;
 mod power;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_odradek-sim");

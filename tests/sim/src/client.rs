@@ -256,3 +256,26 @@ impl Client {
         Ok(FetchAnswer { records, high_watermark: result.high_watermark, next_offset })
     }
 }
+
+/// Asks the brokers until each of them that is asked in turn knows all replicas of all partitions in sync, and each
+/// partition has a leader.
+pub async fn until_in_sync(world: &World, bootstrap: &[(String, u16)]) {
+    let mut agreed = 0;
+    for (host, port) in bootstrap.iter().cycle() {
+        agreed = if all_in_sync(world, host, *port).await { agreed + 1 } else { 0 };
+        if agreed == bootstrap.len() {
+            return;
+        }
+        world.sleep(Duration::from_millis(if agreed == 0 { 200 } else { 5 })).await;
+    }
+}
+
+async fn all_in_sync(world: &World, host: &str, port: u16) -> bool {
+    let ask = async {
+        let mut connection = Connection::open(world, host, port, "sim", PATIENCE).await?;
+        connection.call(12, &MetadataRequest { topics: None, ..Default::default() }).await
+    };
+    let Ok(Ok(answer)) = world.timeout(PATIENCE, ask).await else { return false };
+    let mut partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.all(|partition| partition.leader_id >= 0 && partition.isr_nodes.len() == partition.replica_nodes.len())
+}

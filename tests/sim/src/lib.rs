@@ -4,9 +4,11 @@
 //! - `entropy` takes the place of the kernel's randomness, so that hash tables and libraries draw from the seed too.
 //! - `world` is what `odradek_node::World` is in production.
 //! - `cluster` boots controllers and brokers as hosts, and crashes, restarts, parts and heals them.
-//! - `faults` is what is done to it, `scenario` a whole run, `report` what a run tells.
+//! - `faults` is what is done to it, `scenario` a whole run, `bad_days` one with faults of all kinds, `report` what a run
+//!   tells.
 //! - `workload` produces, remembers what was acknowledged, and checks that all of it is there, once, in order.
 
+mod bad_days;
 pub mod client;
 pub mod cluster;
 pub mod entropy;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::bad_days;
+use crate::cluster::{Cluster, Shape};
 use crate::entropy::on_seeded_thread;
 use crate::faults::{self, Fault};
 use crate::report::{Report, hash_lines};
@@ -24,11 +25,18 @@ pub struct Scenario {
 }
 
 /// All that can be run by name.
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "produce",
-    about: "idempotent producers of acks=all and readers, while brokers and controllers fail one after the other",
-    run: produce_through_faults,
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "produce",
+        about: "idempotent producers of acks=all and readers, while brokers and controllers fail one after the other",
+        run: produce_through_faults,
+    },
+    Scenario {
+        name: "bad-days",
+        about: "the same under faults of all kinds, up to three at once, with and without a flush policy",
+        run: bad_days::run,
+    },
+];
 
 impl Scenario {
     /// The scenario of that name.
@@ -44,7 +52,7 @@ impl Scenario {
             odradek_node::telemetry::init();
         }
         on_seeded_thread(seed, move || {
-            let mut cluster = Cluster::start(seed, 3, 3, &[]);
+            let mut cluster = Cluster::of_shape(seed, Shape::drawn(seed), &[]);
             let history = cluster.history.clone();
             let outcome = catch_unwind(AssertUnwindSafe(|| (self.run)(&mut cluster)));
             let broken = outcome.err().map(|panic| {
@@ -90,7 +98,7 @@ fn produce_through_faults(cluster: &mut Cluster<'_>) {
     });
 
     for _ in 0..4 {
-        faults::inject(cluster, &Fault::ALL);
+        faults::inject(cluster, &Fault::BRIEF);
         // Rule: when the fault is over, everything is served again.
         let before = history.acknowledged_count();
         cluster.run_until("records are acknowledged again after a fault", Duration::from_secs(60), |history| {
