@@ -295,7 +295,8 @@ impl<'a> Cluster<'a> {
 
     /// Ends the run: a rule is broken. Panics with the seed and the end of the trace.
     pub fn fail(&self, what: &str) -> ! {
-        let trace = self.history.trace.lock().expect("no holder panics");
+        // The lock is free again when this panics: the trace is still to be reported.
+        let trace = self.history.trace.lock().expect("no holder panics").clone();
         let tail = trace.iter().rev().take(40).rev().cloned().collect::<Vec<_>>().join("\n");
         panic!("seed {}: {what}\nthe end of the trace:\n{tail}", self.seed);
     }
