@@ -18,19 +18,26 @@ fn one(scenario: &str, seed: u64) -> String {
     text
 }
 
+/// The names of all scenarios.
+fn scenarios() -> impl Iterator<Item = &'static str> {
+    odradek_sim::scenario::SCENARIOS.iter().map(|scenario| scenario.name)
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    let (first, second) = (one("produce", 1), one("produce", 1));
-    for (line, (a, b)) in first.lines().zip(second.lines()).enumerate() {
-        assert_eq!(a, b, "line {line}");
+    for scenario in scenarios() {
+        let (first, second) = (one(scenario, 1), one(scenario, 1));
+        for (line, (a, b)) in first.lines().zip(second.lines()).enumerate() {
+            assert_eq!(a, b, "{scenario}, line {line}");
+        }
+        assert_eq!(first.len(), second.len(), "{scenario}");
     }
-    assert_eq!(first.len(), second.len());
-    assert_ne!(first, one("produce", 2));
+    assert_ne!(one("groups", 1), one("groups", 2));
 }
 
 #[test]
 fn no_rule_is_broken_in_any_seed() {
-    let seeds = if std::env::var_os("ODRADEK_LONG").is_some() { "60" } else { "6" };
+    let seeds = if std::env::var_os("ODRADEK_LONG").is_some() { "20" } else { "2" };
     let output = Command::new(PROGRAM).args(["many", "--seed", "2", "--seeds", seeds]).output();
     let output = output.expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout);

@@ -18,6 +18,15 @@ use odradek_wire::{
     CreateTopicsRequest, FetchRequest, InitProducerIdRequest, MetadataRequest, ProduceRequest, Records, Request, Str,
 };
 
+mod admin;
+mod data;
+mod groups;
+mod transactions;
+
+pub use data::{EARLIEST, LATEST, Outgoing, ReadFrom, Reading, Seen, Sending};
+pub use groups::{Kind, Membership};
+pub use transactions::Transactional;
+
 /// How long any one request may take before its connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -57,7 +66,7 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
-    fn check(code: i16) -> Result<(), Failure> {
+    pub(crate) fn check(code: i16) -> Result<(), Failure> {
         match ErrorCode::from_code(code) {
             ErrorCode::None => Ok(()),
             code => Err(Failure::Kafka(code)),
@@ -79,6 +88,8 @@ pub struct Client {
     brokers: BTreeMap<i32, (String, u16)>,
     connections: BTreeMap<i32, Connection>,
     next_bootstrap: usize,
+    coordinators: BTreeMap<(Kind, String), i32>,
+    patience: Duration,
     pub leaders: BTreeMap<i32, Leader>,
     pub topic_id: Uuid,
 }
@@ -91,6 +102,8 @@ impl Client {
             brokers: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_bootstrap: 0,
+            coordinators: BTreeMap::new(),
+            patience: PATIENCE,
             leaders: BTreeMap::new(),
             topic_id: Uuid::ZERO,
         }
@@ -106,18 +119,21 @@ impl Client {
 
     /// One request to one broker, on a kept connection. A failure closes it.
     async fn ask<R: Request>(&mut self, broker: i32, version: i16, request: &R) -> Result<R::Response, Failure> {
-        let mut connection = match self.connections.remove(&broker) {
-            Some(connection) => connection,
-            None => {
-                let (host, port) =
-                    self.brokers.get(&broker).cloned().ok_or(io::Error::from(io::ErrorKind::NotFound))?;
-                Connection::open(&self.world, &host, port, "sim", PATIENCE).await?
-            }
-        };
+        let mut connection = self.connection(broker).await?;
+        let patience = self.patience;
         let answer =
-            self.world.timeout(PATIENCE, connection.call(version, request)).await.map_err(io::Error::from)??;
+            self.world.timeout(patience, connection.call(version, request)).await.map_err(io::Error::from)??;
         self.connections.insert(broker, connection);
         Ok(answer)
+    }
+
+    /// Takes the kept connection to a broker, or a new one.
+    async fn connection(&mut self, broker: i32) -> Result<Connection, Failure> {
+        if let Some(connection) = self.connections.remove(&broker) {
+            return Ok(connection);
+        }
+        let (host, port) = self.brokers.get(&broker).cloned().ok_or(io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(Connection::open(&self.world, &host, port, "sim", PATIENCE).await?)
     }
 
     /// Learns brokers and the leaders of a topic.

@@ -2,87 +2,63 @@
 //! the check at the end: rules 1 to 4 of `docs/ARCHITECTURE.md`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use odradek_common::ErrorCode;
 use odradek_node::World;
 
+use super::{Acknowledged, History, Job, Part, Place, RETRY_PAUSE, Topic};
 use crate::client::{Client, Failure, Producer};
 
-/// A topic of a run, and how it is produced to.
-#[derive(Clone, Copy, Debug)]
-pub struct Topic {
-    pub name: &'static str,
-    pub partitions: i32,
-    pub replicas: i16,
-    pub acks: i16,
-    pub configs: &'static [(&'static str, &'static str)],
+/// Producers of one topic, and a reader of each partition.
+pub struct Produce {
+    pub topic: Topic,
+    pub producers: usize,
+    /// Between two batches of a producer.
+    pub pace: Duration,
 }
 
-/// One acknowledged record.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Acknowledged {
-    pub producer: usize,
-    /// Counts the producer's records from 0.
-    pub number: u64,
-    pub partition: i32,
-    pub offset: i64,
-}
-
-/// What all clients of a run share.
-#[derive(Default)]
-pub struct History {
-    pub acknowledged: Mutex<Vec<Acknowledged>>,
-    /// What a broken rule was, first one first.
-    pub broken: Mutex<Vec<String>>,
-    /// One line an event, with its simulated time: equal for equal seeds.
-    pub trace: Mutex<Vec<String>>,
-    pub stop: AtomicBool,
-    /// Records that an oracle compared.
-    pub checked: AtomicU64,
-    /// How often each workload or oracle did what it is for, by name.
-    pub work: Mutex<BTreeMap<String, u64>>,
-}
-
-impl History {
-    pub fn note(&self, event: impl std::fmt::Display) {
-        self.note_at(turmoil::sim_elapsed().unwrap_or_default(), event);
+impl Part for Produce {
+    fn jobs(self: Rc<Self>, place: &Place) -> Vec<Job> {
+        let Topic { name, partitions, .. } = self.topic;
+        let mut jobs: Vec<Job> = Vec::new();
+        for producer in 0..self.producers {
+            let Place { world, bootstrap, history } = place.clone();
+            let partition = producer as i32 % partitions;
+            jobs.push(Box::pin(produce_at(world, bootstrap, self.topic, partition, producer, history, self.pace)));
+        }
+        for partition in 0..partitions {
+            let Place { world, bootstrap, history } = place.clone();
+            jobs.push(Box::pin(watch(world, bootstrap, name, partition, history)));
+        }
+        jobs
     }
 
-    /// As `note`, from outside of every host.
-    pub fn note_at(&self, at: Duration, event: impl std::fmt::Display) {
-        self.trace.lock().expect("no holder panics").push(format!("{:>9.3} {event}", at.as_secs_f64()));
-    }
-
-    pub fn broken(&self, rule: impl Into<String>) {
-        let rule = rule.into();
-        self.note(format_args!("BROKEN {rule}"));
-        self.broken.lock().expect("no holder panics").push(rule);
-    }
-
-    pub fn count_work(&self, name: &str) {
-        *self.work.lock().expect("no holder panics").entry(name.to_owned()).or_default() += 1;
-    }
-
-    pub fn stops(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    pub fn acknowledged_count(&self) -> usize {
-        self.acknowledged.lock().expect("no holder panics").len()
+    fn verdict(self: Rc<Self>, place: Place) -> Job {
+        Box::pin(async move {
+            for partition in 0..self.topic.partitions {
+                let Place { world, bootstrap, history } = place.clone();
+                match read_all(&world, bootstrap, self.topic.name, partition, Duration::from_secs(60)).await {
+                    Some(records) => check(partition, &records, &history),
+                    None => history.broken(format!("liveness: partition {partition} cannot be read in the end")),
+                }
+            }
+        })
     }
 }
 
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Between two batches of a producer, unless something else is said.
+const PACE: Duration = Duration::from_millis(5);
 
 /// The value of one record, unique in a run.
-fn value(producer: usize, number: u64) -> Vec<u8> {
+pub(super) fn value(producer: usize, number: u64) -> Vec<u8> {
     format!("producer {producer} record {number} {}", "x".repeat((number % 50) as usize)).into_bytes()
 }
 
-fn parse(value: &[u8]) -> Option<(usize, u64)> {
+pub(crate) fn parse(value: &[u8]) -> Option<(usize, u64)> {
     let text = std::str::from_utf8(value).ok()?;
     let mut words = text.split(' ');
     let producer = words.nth(1)?.parse().ok()?;
@@ -111,6 +87,19 @@ pub async fn produce(
     partition: i32,
     producer: usize,
     history: Arc<History>,
+) {
+    produce_at(world, bootstrap, topic, partition, producer, history, PACE).await;
+}
+
+/// As `produce`, with `pace` between two batches.
+async fn produce_at(
+    world: World,
+    bootstrap: Vec<(String, u16)>,
+    topic: Topic,
+    partition: i32,
+    producer: usize,
+    history: Arc<History>,
+    pace: Duration,
 ) {
     let mut client = Client::new(world.clone(), bootstrap);
     let mut identity: Option<Producer> = None;
@@ -154,7 +143,7 @@ pub async fn produce(
                 let _ = client.refresh(topic.name).await;
             }
         }
-        world.sleep(Duration::from_millis(5)).await;
+        world.sleep(pace).await;
     }
 }
 

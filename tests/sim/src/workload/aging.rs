@@ -1,0 +1,156 @@
+//! A topic whose records grow too old. The log begins later and later, but never behind a record that is younger than
+//! `retention.ms`; its end never falls; and what is not deleted is there as it was acknowledged.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::{Job, Part, Place, Topic, held};
+use crate::client::{EARLIEST, LATEST, Outgoing, Producer, ReadFrom, Sending};
+
+/// One acknowledged record: its number, and when it was surely not yet sent.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    number: u64,
+    sent_ms: i64,
+}
+
+/// An idempotent producer for each partition of a topic with retention.
+pub struct Aging {
+    pub topic: Topic,
+    retention_ms: i64,
+    pace: Duration,
+    acknowledged: Mutex<BTreeMap<(i32, i64), Record>>,
+}
+
+impl Aging {
+    pub fn new(topic: Topic, retention_ms: i64, pace: Duration) -> Rc<Self> {
+        Rc::new(Self { topic, retention_ms, pace, acknowledged: Mutex::default() })
+    }
+
+    async fn produce(self: Rc<Self>, place: Place, partition: i32) {
+        let (mut client, name) = (place.client(), self.topic.name);
+        let mut identity: Option<Producer> = None;
+        let mut number = 0u64;
+        while !place.history.stops() {
+            let Some(producer) = identity else {
+                identity = client.init_producer().await.ok();
+                if identity.is_none() {
+                    place.pause().await;
+                }
+                continue;
+            };
+            let sending = Sending {
+                acks: -1,
+                producer: Some((producer, number as i32)),
+                records: vec![Outgoing::of_value(format!("{number} {}", "x".repeat(80)))],
+                ..Default::default()
+            };
+            let sent_ms = place.world.timestamp().0;
+            match client.send(name, partition, &sending).await {
+                Ok(offset) => {
+                    place.history.count_work("record that grows old");
+                    held(&self.acknowledged).insert((partition, offset), Record { number, sent_ms });
+                    number += 1;
+                }
+                Err(crate::client::Failure::Kafka(code)) if !code.is_retriable() => {
+                    return place.history.broken(format!("{name}-{partition}, record {number}: {code} is final"));
+                }
+                Err(_) => {
+                    place.pause().await;
+                    let _ = client.refresh(name).await;
+                }
+            }
+            place.world.sleep(self.pace).await;
+        }
+    }
+
+    async fn watch(self: Rc<Self>, place: Place) {
+        let (mut client, name) = (place.client(), self.topic.name);
+        let mut starts: BTreeMap<i32, i64> = BTreeMap::new();
+        while !place.history.stops() {
+            for partition in 0..self.topic.partitions {
+                let acknowledged = {
+                    let known = held(&self.acknowledged);
+                    let last = known.range((partition, 0)..=(partition, i64::MAX)).next_back();
+                    last.map_or(-1, |((_, offset), _)| *offset)
+                };
+                let start = client.offset_of(name, partition, EARLIEST).await;
+                let end = client.offset_of(name, partition, LATEST).await;
+                let (Ok(start), Ok(end)) = (start, end) else {
+                    let _ = client.refresh(name).await;
+                    continue;
+                };
+                if end <= acknowledged {
+                    place.history.broken(format!("rule 1: {name}-{partition} ends at {end}, before {acknowledged}"));
+                }
+                let known = starts.entry(partition).or_default();
+                if start > *known {
+                    place.history.count_work_by("record deleted for its age", (start - *known) as u64);
+                    *known = start;
+                    self.check_start(&place, partition, start);
+                }
+            }
+            place.world.sleep(Duration::from_millis(600)).await;
+        }
+    }
+
+    fn check_start(&self, place: &Place, partition: i32, start: i64) {
+        let now_ms = place.world.timestamp().0;
+        let gone = held(&self.acknowledged);
+        // What was sent again has a younger timestamp than is known here.
+        for ((_, offset), record) in gone.range((partition, 0)..(partition, start)) {
+            place.history.count_checked(1);
+            if now_ms - record.sent_ms < self.retention_ms {
+                place.history.broken(format!(
+                    "retention: {}-{partition}/{offset}, {} ms old, is gone",
+                    self.topic.name,
+                    now_ms - record.sent_ms
+                ));
+            }
+        }
+    }
+
+    async fn check(self: Rc<Self>, place: Place) {
+        let (mut client, name, history) = (place.client(), self.topic.name, &place.history);
+        for partition in 0..self.topic.partitions {
+            let read = client.read_to_end(name, partition, ReadFrom::offset(0), Duration::from_secs(60)).await;
+            let Some(records) = read else {
+                return history.broken(format!("liveness: {name}-{partition} cannot be read in the end"));
+            };
+            let found: BTreeMap<i64, u64> = (records.iter())
+                .filter_map(|record| {
+                    let text = std::str::from_utf8(record.value.as_deref()?).ok()?;
+                    Some((record.offset, text.split(' ').next()?.parse().ok()?))
+                })
+                .collect();
+            let now_ms = place.world.timestamp().0;
+            for ((_, offset), record) in held(&self.acknowledged).range((partition, 0)..=(partition, i64::MAX)) {
+                history.count_checked(1);
+                let is_young = now_ms - record.sent_ms < self.retention_ms;
+                match found.get(offset) {
+                    Some(number) if *number == record.number => {}
+                    None if !is_young => {}
+                    other => history.broken(format!(
+                        "rule 1: {name}-{partition}/{offset}: {record:?} was acknowledged, and there is {other:?}"
+                    )),
+                }
+            }
+        }
+    }
+}
+
+impl Part for Aging {
+    fn jobs(self: Rc<Self>, place: &Place) -> Vec<Job> {
+        let mut jobs: Vec<Job> = vec![Box::pin(self.clone().watch(place.clone()))];
+        for partition in 0..self.topic.partitions {
+            jobs.push(Box::pin(self.clone().produce(place.clone(), partition)));
+        }
+        jobs
+    }
+
+    fn verdict(self: Rc<Self>, place: Place) -> Job {
+        Box::pin(self.check(place))
+    }
+}

@@ -1,0 +1,262 @@
+//! A classic group whose members come, go and vanish. A partition has one owner in a generation; who has been left behind by a
+//! newer generation cannot commit; what is committed never goes back by itself; and nothing is skipped: everything
+//! acknowledged below a committed offset was handed to some member.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use odradek_common::ErrorCode;
+
+use super::{Job, Part, Place, Topic, held};
+use crate::client::{Client, Failure, Membership, ReadFrom};
+
+#[derive(Default)]
+struct State {
+    /// The owner of a partition in a generation.
+    owners: BTreeMap<(i32, i32), String>,
+    /// The newest generation that any member has been told of.
+    generation: i32,
+    /// The highest acknowledged commit of each partition.
+    acknowledged: BTreeMap<i32, i64>,
+    /// Commits without an answer: each may still come to be at any time.
+    uncertain: BTreeSet<(i32, i64)>,
+    processed: BTreeSet<(i32, i64)>,
+}
+
+/// The members of one group, all of one topic.
+pub struct Groups {
+    pub topic: Topic,
+    group: &'static str,
+    members: usize,
+    state: Mutex<State>,
+}
+
+/// Between two rounds of a member.
+const ROUND: Duration = Duration::from_millis(150);
+
+impl Groups {
+    pub fn new(topic: Topic, group: &'static str, members: usize) -> Rc<Self> {
+        Rc::new(Self { topic, group, members, state: Mutex::default() })
+    }
+
+    async fn live(self: Rc<Self>, place: Place) {
+        let mut client = place.client();
+        let mut member = Membership { group: self.group.to_owned(), ..Default::default() };
+        while !place.history.stops() {
+            match self.be_member(&place, &mut client, &mut member).await {
+                // Left, or vanished: the group finds out by the session timeout.
+                Ok(()) => {
+                    member.member_id.clear();
+                    place.world.sleep(Duration::from_millis(500 + place.below(4_000))).await;
+                }
+                Err(Failure::Kafka(ErrorCode::MemberIdRequired | ErrorCode::RebalanceInProgress)) => {}
+                Err(Failure::Kafka(ErrorCode::UnknownMemberId | ErrorCode::FencedInstanceId)) => {
+                    member.member_id.clear();
+                }
+                Err(Failure::Kafka(ErrorCode::IllegalGeneration)) => {}
+                Err(Failure::Kafka(code)) if !code.is_retriable() => {
+                    return place.history.broken(format!("group {}: {code} is final", self.group));
+                }
+                Err(_) => {
+                    client.forget_coordinators();
+                    let _ = client.refresh(self.topic.name).await;
+                    place.pause().await;
+                }
+            }
+        }
+        if !member.member_id.is_empty() {
+            let _ = client.leave(&member).await;
+        }
+    }
+
+    /// One generation of a membership. Ends well when the member is none any more.
+    async fn be_member(&self, place: &Place, client: &mut Client, member: &mut Membership) -> Result<(), Failure> {
+        let (topic, history) = (self.topic.name, &place.history);
+        let joined = client.join(member, topic).await?;
+        if !joined.member_id.is_empty() {
+            member.member_id = joined.member_id.to_string();
+        }
+        Failure::check(joined.error_code)?;
+        member.generation = joined.generation_id;
+        {
+            let mut state = held(&self.state);
+            state.generation = state.generation.max(member.generation);
+        }
+        history.count_work("generation joined");
+        let mut plan: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        if joined.leader == *member.member_id.as_str() {
+            let ids: Vec<String> = joined.members.iter().map(|member| member.member_id.to_string()).collect();
+            plan = ids.iter().map(|id| (id.clone(), Vec::new())).collect();
+            for partition in 0..self.topic.partitions {
+                let owner = &ids[partition as usize % ids.len()];
+                plan.entry(owner.clone()).or_default().push(partition);
+            }
+        }
+        let mine = client.sync(member, topic, &plan).await?;
+        self.own(place, member, &mine);
+        let mut positions = if mine.is_empty() { BTreeMap::new() } else { self.resume(place, client, &mine).await? };
+        let mut beaten = place.world.instant();
+        while !history.stops() {
+            if place.world.instant().saturating_since(beaten) > Duration::from_secs(1) || mine.is_empty() {
+                client.heartbeat(member).await?;
+                beaten = place.world.instant();
+            }
+            for (partition, position) in &mut positions {
+                match client.read(topic, *partition, ReadFrom::offset(*position)).await {
+                    Ok(reading) => {
+                        *position = reading.next_offset;
+                        let offsets = reading.records.iter().map(|record| (*partition, record.offset));
+                        held(&self.state).processed.extend(offsets);
+                    }
+                    Err(Failure::Kafka(ErrorCode::OffsetOutOfRange)) => {
+                        history.broken(format!("group {}: {topic}-{partition}/{position} is gone", self.group));
+                    }
+                    Err(_) => {
+                        let _ = client.refresh(topic).await;
+                    }
+                }
+            }
+            if !positions.is_empty() {
+                self.commit(place, client, member, &positions).await?;
+            }
+            match place.below(80) {
+                0 => {
+                    history.count_work("member leaves");
+                    let _ = client.leave(member).await;
+                    return Ok(());
+                }
+                1 => {
+                    history.count_work("member vanishes");
+                    return Ok(());
+                }
+                _ => place.world.sleep(ROUND).await,
+            }
+        }
+        Err(Failure::Kafka(ErrorCode::RebalanceInProgress))
+    }
+
+    fn own(&self, place: &Place, member: &Membership, partitions: &[i32]) {
+        place.history.note(format_args!("{} generation {} has {partitions:?}", member.member_id, member.generation));
+        let mut state = held(&self.state);
+        for partition in partitions {
+            place.history.count_work("partition handed to a member");
+            let owner = state.owners.entry((member.generation, *partition)).or_insert_with(|| member.member_id.clone());
+            if *owner != member.member_id {
+                place.history.broken(format!(
+                    "group {}: partition {partition} belongs to {owner} and to {} in generation {}",
+                    self.group, member.member_id, member.generation
+                ));
+            }
+        }
+    }
+
+    /// Where to go on, and whether what was committed is still there.
+    async fn resume(&self, place: &Place, client: &mut Client, mine: &[i32]) -> Result<BTreeMap<i32, i64>, Failure> {
+        let floor = held(&self.state).acknowledged.clone();
+        let found = client.committed(self.group, self.topic.name, mine, false).await?;
+        self.check_committed(place, &floor, &found);
+        Ok(found.into_iter().map(|(partition, offset)| (partition, offset.max(0))).collect())
+    }
+
+    /// `floor` is what was acknowledged before `found` was asked for.
+    fn check_committed(&self, place: &Place, floor: &BTreeMap<i32, i64>, found: &BTreeMap<i32, i64>) {
+        for (partition, offset) in found {
+            place.history.count_work("committed offset compared");
+            let least = floor.get(partition).copied().unwrap_or(-1);
+            if *offset < least && !held(&self.state).uncertain.contains(&(*partition, *offset)) {
+                place.history.broken(format!(
+                    "group {}: partition {partition}: {least} was committed, and now it is {offset}",
+                    self.group
+                ));
+            }
+        }
+    }
+
+    async fn commit(
+        &self,
+        place: &Place,
+        client: &mut Client,
+        member: &Membership,
+        positions: &BTreeMap<i32, i64>,
+    ) -> Result<(), Failure> {
+        let known = held(&self.state).generation;
+        let outcome = client.commit(member, self.topic.name, positions).await;
+        let mut state = held(&self.state);
+        match &outcome {
+            Ok(()) => {
+                place.history.count_work("offsets committed");
+                if known > member.generation {
+                    place.history.broken(format!(
+                        "group {}: a commit of generation {} was taken after {known} had begun",
+                        self.group, member.generation
+                    ));
+                }
+                for (partition, offset) in positions {
+                    let highest = state.acknowledged.entry(*partition).or_insert(*offset);
+                    *highest = (*highest).max(*offset);
+                }
+            }
+            Err(_) => state.uncertain.extend(positions.iter().map(|(partition, offset)| (*partition, *offset))),
+        }
+        drop(state);
+        outcome
+    }
+
+    /// Somebody else asks what is committed.
+    async fn observe(self: Rc<Self>, place: Place) {
+        let mut client = place.client();
+        let all: Vec<i32> = (0..self.topic.partitions).collect();
+        while !place.history.stops() {
+            let floor = held(&self.state).acknowledged.clone();
+            match client.committed(self.group, self.topic.name, &all, false).await {
+                Ok(found) => self.check_committed(&place, &floor, &found),
+                Err(_) => client.forget_coordinators(),
+            }
+            place.world.sleep(Duration::from_millis(700)).await;
+        }
+    }
+
+    async fn check(self: Rc<Self>, place: Place) {
+        let mut client = place.client();
+        let all: Vec<i32> = (0..self.topic.partitions).collect();
+        let floor = held(&self.state).acknowledged.clone();
+        let limit = place.world.instant() + Duration::from_secs(60);
+        let committed = loop {
+            match client.committed(self.group, self.topic.name, &all, false).await {
+                Ok(found) => break found,
+                Err(failure) if place.world.instant() > limit => {
+                    return place.history.broken(format!("liveness: group {}: {failure:?}", self.group));
+                }
+                Err(_) => {
+                    client.forget_coordinators();
+                    place.pause().await;
+                }
+            }
+        };
+        self.check_committed(&place, &floor, &committed);
+        let state = held(&self.state);
+        for record in held(&place.history.acknowledged).iter() {
+            let below = committed.get(&record.partition).is_some_and(|committed| record.offset < *committed);
+            if below && !state.processed.contains(&(record.partition, record.offset)) {
+                let at = (record.partition, record.offset);
+                held(&place.history.broken)
+                    .push(format!("group {}: {at:?} was committed past, and no member had it", self.group));
+            }
+        }
+        place.history.count_checked(state.processed.len() as u64);
+    }
+}
+
+impl Part for Groups {
+    fn jobs(self: Rc<Self>, place: &Place) -> Vec<Job> {
+        let mut jobs: Vec<Job> = vec![Box::pin(self.clone().observe(place.clone()))];
+        jobs.extend((0..self.members).map(|_| Box::pin(self.clone().live(place.clone())) as Job));
+        jobs
+    }
+
+    fn verdict(self: Rc<Self>, place: Place) -> Job {
+        Box::pin(self.check(place))
+    }
+}
