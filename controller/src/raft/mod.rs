@@ -91,6 +91,9 @@ fn config(options: &RaftOptions) -> anyhow::Result<Config> {
         enable_pre_vote: Some(true),
         // A restarted leader would otherwise go on in its old term, whose decisions it has forgotten.
         enable_leader_restore: Some(false),
+        // A controller whose disk was replaced comes back empty under its id, as with Kafka's fixed voters. The leader has
+        // to teach it from the start; otherwise it would take the follower to have all that it once acknowledged.
+        allow_log_reversion: Some(true),
         ..Config::default()
     };
     config.validate().context(

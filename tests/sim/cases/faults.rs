@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use odradek_common::mem_fs::Crash;
 use odradek_sim::cluster::Cluster;
 use odradek_sim::entropy::on_seeded_thread;
 use odradek_sim::faults::flip_bit;
@@ -42,6 +43,32 @@ fn check(cluster: &mut Cluster<'_>) {
     cluster.run_for(Duration::from_millis(10));
     let broken = cluster.history.broken.lock().expect("no holder panics").clone();
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// A controller whose disk was replaced is taught everything by the leader that counted on its old entries: after that
+/// it makes up a majority with either of the others.
+#[test]
+fn a_controller_with_an_empty_disk_is_taught_from_the_start() {
+    on_seeded_thread(1, || {
+        let mut cluster = Cluster::start(1, 3, 3, &[]);
+        produce(&mut cluster, 40);
+        for emptied in ["controller-1", "controller-2", "controller-3"] {
+            cluster.kill(emptied, Crash::Process);
+            cluster.run_for(Duration::from_secs(5));
+            cluster.replace_disk(emptied);
+            cluster.restart(emptied);
+            cluster.run_for(Duration::from_secs(10));
+        }
+        // By now nobody has an entry that it was not taught.
+        for down in ["controller-1", "controller-2", "controller-3"] {
+            cluster.kill(down, Crash::Process);
+            cluster.run_for(Duration::from_secs(5));
+            cluster.await_full_isr(PATIENCE);
+            check(&mut cluster);
+            cluster.restart(down);
+            cluster.run_for(Duration::from_secs(5));
+        }
+    });
 }
 
 /// The byte at which the last batch of a segment begins.
