@@ -214,7 +214,8 @@ impl<'a> Cluster<'a> {
                     Err(error) => format!("{host} stopped: {error:#}"),
                 };
                 history.note(&text);
-                let is_right = shutdown.is_triggered() || life.may_stop.load(Ordering::Relaxed);
+                let leaves = history.leaving.lock().expect("no holder panics").contains(&host);
+                let is_right = leaves || shutdown.is_triggered() || life.may_stop.load(Ordering::Relaxed);
                 if outcome.is_err() && !is_right {
                     failure.lock().expect("no holder panics").get_or_insert(text.clone());
                 }

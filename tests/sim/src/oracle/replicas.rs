@@ -37,8 +37,8 @@ fn last_values(log: Vec<u8>) -> BTreeMap<Bytes, Bytes> {
 pub fn difference(cluster: &Cluster<'_>, topic: &str, partition: i32, is_compacted: bool) -> Option<String> {
     let logs: Vec<(String, Vec<u8>)> = (cluster.node_names("broker-").into_iter())
         .map(|broker| (broker.clone(), cluster.log_bytes(&broker, topic, partition)))
-        // One whose records may be damaged has its disk replaced, or is left out.
-        .filter(|(broker, log)| !log.is_empty() && !cluster.damaged(broker))
+        // One whose records may be damaged has its disk replaced, or is left out; so is one that was decommissioned.
+        .filter(|(broker, log)| !log.is_empty() && !cluster.damaged(broker) && cluster.is_up(broker))
         .collect();
     let difference = if is_compacted { by_keys(logs) } else { by_batches(logs) };
     difference.map(|what| format!("rule 2: {topic}-{partition}: {what}"))

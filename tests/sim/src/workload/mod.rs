@@ -7,7 +7,7 @@
 //! - `admin`: topics made, grown, changed and deleted; `recreated`: records to topics that come and go.
 //! - `keyed` and `aging`: compaction and retention. `moves`: reassignments and elections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -101,6 +101,8 @@ pub struct History {
     /// One line an event, with its simulated time: equal for equal seeds.
     pub trace: Mutex<Vec<String>>,
     pub stop: AtomicBool,
+    /// Brokers that an operator decommissions: such a one stops by itself when it is unregistered.
+    pub leaving: Mutex<BTreeSet<String>>,
     /// Records that an oracle compared.
     pub checked: AtomicU64,
     /// How often each workload or oracle did what it is for, by name.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::{Job, Part, Place, Topic};
+use super::{Job, Part, Place, Topic, held};
 use crate::client::Client;
 
 /// An operator of some topics.
@@ -64,6 +64,7 @@ impl Moves {
     /// Decommissions the last broker and keeps it after all, unless it is gone before.
     async fn threaten(&self, place: &Place, client: &mut Client) {
         let broker = self.brokers;
+        self.say_that_it_leaves(place);
         let outcome = client.decommission(self.controllers, broker).await.map_err(|status| status.code());
         place.history.note(format_args!("decommission of {broker}: {outcome:?}"));
         place.history.count_work(if outcome.is_ok() { "decommission begun" } else { "decommission refused" });
@@ -78,11 +79,17 @@ impl Moves {
         place.history.note(format_args!("{broker} is kept: {kept:?}"));
     }
 
+    /// From the first request on: one without an answer may be carried out at any time.
+    fn say_that_it_leaves(&self, place: &Place) {
+        held(&place.history.leaving).insert(format!("broker-{}", self.brokers));
+    }
+
     /// The last broker goes: its replicas move, and it is unregistered.
     async fn retire(self: Rc<Self>, place: Place) {
         if !self.retires {
             return;
         }
+        self.say_that_it_leaves(&place);
         let (mut client, limit) = (place.client(), place.world.instant() + RETIREMENT_MAX);
         let mut begun = Ok(());
         while place.world.instant() < limit {
