@@ -8,6 +8,10 @@ use crate::cluster::Cluster;
 
 const HOUR_MS: u64 = 3_600_000;
 
+/// Producers' records are from the future for a broker whose clock goes back, and from an hour on
+/// (`log.message.timestamp.after.max.ms`) they are refused for good, as by Kafka.
+const BACKWARD_MS_MAX: u64 = HOUR_MS - 300_000;
+
 /// Far more than any quartz: five in a hundred.
 const DRIFT_PPM_MAX: u64 = 50_000;
 
@@ -15,8 +19,11 @@ pub(super) fn start(cluster: &mut Cluster<'_>, fault: Fault, victim: Option<&str
     match fault {
         Fault::ClockForward | Fault::ClockBackward => {
             let node = pick(cluster, "", victim)?;
-            let by = (1 + cluster.rng.below(5 * HOUR_MS)) as i64;
-            cluster.skew(&node, if fault == Fault::ClockForward { by } else { -by });
+            let by = match fault {
+                Fault::ClockForward => (1 + cluster.rng.below(5 * HOUR_MS)) as i64,
+                _ => -((1 + cluster.rng.below(BACKWARD_MS_MAX)) as i64),
+            };
+            cluster.skew(&node, by);
             // Back again at the end: that is the jump in the other direction.
             Some(Ongoing::new(Vec::new(), move |cluster| cluster.skew(&node, 0)))
         }
