@@ -1,5 +1,5 @@
 //! A topic whose records grow too old. The log begins later and later, but never behind a record that is younger than
-//! `retention.ms`; its end never falls; and what is not deleted is there as it was acknowledged.
+//! `retention.ms`; its end never falls in the eyes of the same or a newer leader; and what is not deleted is there as it was acknowledged.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -69,12 +69,13 @@ impl Aging {
     async fn watch(self: Rc<Self>, place: Place) {
         let (mut client, name) = (place.client(), self.topic.name);
         let mut starts: BTreeMap<i32, i64> = BTreeMap::new();
+        // The highest end of each partition that a leader of this epoch or an older one has told.
+        let mut ends: BTreeMap<(i32, i32), i64> = BTreeMap::new();
         while !place.history.stops() {
             for partition in 0..self.topic.partitions {
-                let acknowledged = {
-                    let known = held(&self.acknowledged);
-                    let last = known.range((partition, 0)..=(partition, i64::MAX)).next_back();
-                    last.map_or(-1, |((_, offset), _)| *offset)
+                let Some(epoch) = client.leaders.get(&partition).map(|leader| leader.epoch) else {
+                    let _ = client.refresh(name).await;
+                    continue;
                 };
                 let start = client.offset_of(name, partition, EARLIEST).await;
                 let end = client.offset_of(name, partition, LATEST).await;
@@ -82,9 +83,13 @@ impl Aging {
                     let _ = client.refresh(name).await;
                     continue;
                 };
-                if end <= acknowledged {
-                    place.history.broken(format!("rule 1: {name}-{partition} ends at {end}, before {acknowledged}"));
+                // A leader that was cut off answers, as Kafka's does, with the end that it knows, in the epoch that it
+                // knows: both are checked before the answer. So ends only grow from epoch to epoch.
+                let older = ends.range((partition, 0)..=(partition, epoch)).map(|(_, end)| *end).max();
+                if let Some(before) = older.filter(|before| end < *before) {
+                    place.history.broken(format!("rule 1: {name}-{partition} ends at {end}, after {before}"));
                 }
+                ends.insert((partition, epoch), end);
                 let known = starts.entry(partition).or_default();
                 if start > *known {
                     place.history.count_work_by("record deleted for its age", (start - *known) as u64);

@@ -16,7 +16,7 @@ use crate::client::{Client, Failure, Membership, ReadFrom};
 struct State {
     /// The owner of a partition in a generation.
     owners: BTreeMap<(i32, i32), String>,
-    /// The newest generation that any member has been told of.
+    /// The newest generation in which any member has its partitions.
     generation: i32,
     /// The highest acknowledged commit of each partition.
     acknowledged: BTreeMap<i32, i64>,
@@ -80,10 +80,7 @@ impl Groups {
         }
         Failure::check(joined.error_code)?;
         member.generation = joined.generation_id;
-        {
-            let mut state = held(&self.state);
-            state.generation = state.generation.max(member.generation);
-        }
+        history.note(format_args!("{} joins generation {}", member.member_id, member.generation));
         history.count_work("generation joined");
         let mut plan: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         if joined.leader == *member.member_id.as_str() {
@@ -140,6 +137,9 @@ impl Groups {
     fn own(&self, place: &Place, member: &Membership, partitions: &[i32]) {
         place.history.note(format_args!("{} generation {} has {partitions:?}", member.member_id, member.generation));
         let mut state = held(&self.state);
+        // Only now: a generation is written when its leader hands in the plan. One that was joined and not synced is
+        // forgotten with its coordinator, and the next coordinator gives its number again, as Kafka's does.
+        state.generation = state.generation.max(member.generation);
         for partition in partitions {
             place.history.count_work("partition handed to a member");
             let owner = state.owners.entry((member.generation, *partition)).or_insert_with(|| member.member_id.clone());
