@@ -274,11 +274,11 @@ impl Client {
 }
 
 /// Asks the brokers until each of them that is asked in turn knows all replicas of all partitions in sync, and each
-/// partition has a leader.
-pub async fn until_in_sync(world: &World, bootstrap: &[(String, u16)]) {
+/// partition has a leader. Who has left is not asked.
+pub async fn until_in_sync(world: &World, bootstrap: &[(String, u16)], has_left: impl Fn(&str) -> bool) {
     let mut agreed = 0;
     for (host, port) in bootstrap.iter().cycle() {
-        agreed = if all_in_sync(world, host, *port).await { agreed + 1 } else { 0 };
+        agreed = if has_left(host) || all_in_sync(world, host, *port).await { agreed + 1 } else { 0 };
         if agreed == bootstrap.len() {
             return;
         }

@@ -215,6 +215,9 @@ impl<'a> Cluster<'a> {
                 };
                 history.note(&text);
                 let leaves = history.leaving.lock().expect("no holder panics").contains(&host);
+                if leaves {
+                    history.left.lock().expect("no holder panics").insert(host);
+                }
                 let is_right = leaves || shutdown.is_triggered() || life.may_stop.load(Ordering::Relaxed);
                 if outcome.is_err() && !is_right {
                     failure.lock().expect("no holder panics").get_or_insert(text.clone());
@@ -326,6 +329,7 @@ impl<'a> Cluster<'a> {
     /// Starts a node that is down.
     pub fn restart(&mut self, name: &str) {
         self.history.note_at(self.sim.elapsed(), format_args!("{name} is started again"));
+        self.history.left.lock().expect("no holder panics").remove(name);
         if let Some(node) = self.nodes.get_mut(name) {
             node.is_up = true;
             node.world.gate.open();
@@ -526,9 +530,10 @@ impl<'a> Cluster<'a> {
     /// Waits until each partition has all its replicas in sync, as the brokers tell it. Liveness: at most `limit`.
     pub fn await_full_isr(&mut self, limit: Duration) {
         let (hosts, done) = (self.bootstrap(), Arc::new(AtomicBool::new(false)));
-        let finished = done.clone();
+        let (finished, history) = (done.clone(), self.history.clone());
         self.client(move |world| async move {
-            crate::client::until_in_sync(&world, &hosts).await;
+            let has_left = |host: &str| history.left.lock().expect("no holder panics").contains(host);
+            crate::client::until_in_sync(&world, &hosts, has_left).await;
             finished.store(true, Ordering::Relaxed);
         });
         self.run_until("every replica is in sync", limit, |_| done.load(Ordering::Relaxed));

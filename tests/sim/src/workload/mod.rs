@@ -103,6 +103,8 @@ pub struct History {
     pub stop: AtomicBool,
     /// Brokers that an operator decommissions: such a one stops by itself when it is unregistered.
     pub leaving: Mutex<BTreeSet<String>>,
+    /// Those of them that have stopped, until they are started again.
+    pub left: Mutex<BTreeSet<String>>,
     /// Records that an oracle compared.
     pub checked: AtomicU64,
     /// How often each workload or oracle did what it is for, by name.
