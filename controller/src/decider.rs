@@ -10,8 +10,10 @@
 //! 4. When it no longer leads, or a majority has not been heard for too long, the overlay is dropped and whoever waits is
 //!    told NOT_CONTROLLER. The brokers' liveness goes with it: it is soft state.
 //!
-//! The offset of each proposal is known in advance, for nobody else proposes in this term. Should an entry get another
-//! one, what was decided is wrong, and this controller stops.
+//! The offset of each proposal is known in advance, for nobody else proposes in this term, and is in the entry: one that
+//! gets another offset is void wherever it is applied. That can be when Raft refuses a proposal, as it does while a majority
+//! has not been heard for a while though the term goes on, and accepts the next one. So after a refusal the overlay is
+//! dropped, and decisions begin anew, in the same term too, when it is known of each proposal what became of it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::FuturesOrdered;
+use futures::stream::{FuturesOrdered, SelectAll};
 use odradek_common::rng::SplitMix64;
 use odradek_common::{BrokerId, ControllerId};
 use odradek_controller_core::{Context, Decider, Decision, Event, Settings, StreamId, TICK_INTERVAL};
@@ -212,8 +214,8 @@ pub struct DeciderTask {
     requests: mpsc::Receiver<Request>,
     lost: mpsc::UnboundedReceiver<Lost>,
     rng: SplitMix64,
-    /// The term and the offset of the last proposal.
-    proposed_last: (u64, i64),
+    /// Proposals of leaderships that are over, of which it is not known yet what becomes of them.
+    unsettled: SelectAll<FuturesOrdered<Proposed>>,
 }
 
 /// A decider for `node`, and the handle to ask it.
@@ -222,8 +224,11 @@ pub fn decider(world: World, node: RaftNode, options: DeciderOptions) -> (Decide
     let (lost, losses) = mpsc::unbounded_channel();
     let handle = DeciderHandle { requests, lost, raft: node.raft.clone() };
     let rng = world.rng();
-    (handle, DeciderTask { world, node, options, requests: queue, lost: losses, rng, proposed_last: (0, -1) })
+    (handle, DeciderTask { world, node, options, requests: queue, lost: losses, rng, unsettled: SelectAll::new() })
 }
+
+/// The offset at which a proposal was applied; an error when it was refused or discarded.
+type Proposed = futures::future::BoxFuture<'static, Result<i64, ()>>;
 
 /// The state of one leadership.
 struct Active {
@@ -234,7 +239,7 @@ struct Active {
     applied: i64,
     /// Ascending by offset.
     pending: VecDeque<(i64, Answer)>,
-    proposed: FuturesOrdered<futures::future::BoxFuture<'static, Result<i64, ()>>>,
+    proposed: FuturesOrdered<Proposed>,
 }
 
 impl Active {
@@ -247,10 +252,12 @@ impl Active {
         }
     }
 
-    fn refuse_all(self, raft: &Raft) {
+    /// Ends it. Answers what is still to become of its proposals.
+    fn refuse_all(self, raft: &Raft) -> FuturesOrdered<Proposed> {
         for (_, answer) in self.pending {
             answer(Err(not_active(raft)));
         }
+        self.proposed
     }
 }
 
@@ -268,10 +275,11 @@ impl DeciderTask {
             let term = self.leading_term();
             if let Some(former) = active.take_if(|active| Some(active.term) != term) {
                 tracing::info!(term = former.term, "this controller is no longer the active one");
-                former.refuse_all(&self.node.raft);
+                self.unsettled.push(former.refuse_all(&self.node.raft));
             }
             if let (None, Some(term)) = (&active, term)
                 && self.has_applied_all_of(term)
+                && self.has_lease()
             {
                 active = self.begin(term).await?;
             }
@@ -290,7 +298,7 @@ impl DeciderTask {
                 biased;
                 () = shutdown.wait() => {
                     if let Some(active) = active.take() {
-                        active.refuse_all(&self.node.raft);
+                        drop(active.refuse_all(&self.node.raft));
                     }
                     return Ok(());
                 }
@@ -299,6 +307,7 @@ impl DeciderTask {
                         return if shutdown.is_triggered() { Ok(()) } else { Err(self.raft_stopped()) };
                     }
                 }
+                _ = self.unsettled.next(), if !self.unsettled.is_empty() => {}
                 Some(proposed) = next_proposed(&mut active) => self.proposal_done(&mut active, proposed)?,
                 () = self.world.clock.sleep_until(due), if active.is_some() || self.node.raft.is_leader() => {
                     looked_at = self.world.instant();
@@ -340,21 +349,26 @@ impl DeciderTask {
             }
             (metrics.vote.leader_id.term, metrics.membership_config.voter_ids().count())
         };
-        if voters > 1 {
-            let leader = self.node.raft.as_leader().ok()?;
-            let silence = leader.last_quorum_acked().map(|acked| acked.elapsed());
-            if silence.is_some_and(|silence| silence > self.options.quorum_silence_max) {
-                return None;
-            }
-        }
-        Some(term)
+        (voters <= 1 || self.quorum_silence()? <= self.options.quorum_silence_max).then_some(term)
     }
 
-    /// Whether the first entry of the term is applied, and all that this node proposed in it before it last stopped to
-    /// decide.
+    /// Since when no majority has been heard; nothing while none had to be, `None` when this node does not lead.
+    fn quorum_silence(&self) -> Option<Duration> {
+        let leader = self.node.raft.as_leader().ok()?;
+        Some(leader.last_quorum_acked().map_or(Duration::ZERO, |acked| acked.elapsed()))
+    }
+
+    /// Whether Raft accepts proposals: it does for 0.45 of the election timeout after a majority was heard, and
+    /// `quorum_silence_max` is twice that timeout.
+    fn has_lease(&self) -> bool {
+        let is_alone = self.node.raft.server_metrics().borrow_watched().membership_config.voter_ids().count() <= 1;
+        is_alone || self.quorum_silence().is_some_and(|silence| silence <= self.options.quorum_silence_max / 5)
+    }
+
+    /// Whether the first entry of the term is applied, and all that this node proposed before it last stopped to decide
+    /// is applied or will never be.
     fn has_applied_all_of(&self, term: u64) -> bool {
-        let progress = self.node.view.progress();
-        progress.term == term && (self.proposed_last.0 != term || progress.offset >= self.proposed_last.1)
+        self.unsettled.is_empty() && self.node.view.progress().term == term
     }
 
     fn raft_stopped(&self) -> Fatal {
@@ -416,7 +430,9 @@ impl DeciderTask {
             }
         }
         if !decided.records.is_empty() {
-            let bytes = batch::encode(&batch::new(decided.records, self.world.timestamp()));
+            let mut batch = batch::new(decided.records, self.world.timestamp());
+            batch.offset = active.next_offset;
+            let bytes = batch::encode(&batch);
             let (responder, result) = ProgressResponder::complete_only();
             let proposal = self.node.raft.write(EncodedBatch(Bytes::from(bytes))).responder(responder);
             if proposal.with_leader(CommittedLeaderId::new(active.term)).await.is_err() {
@@ -432,7 +448,6 @@ impl DeciderTask {
                     Ok(Err(_)) | Err(_) => Err(()),
                 }
             }));
-            self.proposed_last = (active.term, active.next_offset);
             active.next_offset += 1;
         }
         active.pending.push_back((decided.offset, decided.answer));
@@ -440,7 +455,7 @@ impl DeciderTask {
         Ok(())
     }
 
-    fn proposal_done(&self, active: &mut Option<Active>, proposed: Result<i64, ()>) -> Result<(), Fatal> {
+    fn proposal_done(&mut self, active: &mut Option<Active>, proposed: Result<i64, ()>) -> Result<(), Fatal> {
         match (active.as_mut(), proposed) {
             (Some(active), Ok(offset)) => {
                 let expected = active.applied + 1;
@@ -450,11 +465,11 @@ impl DeciderTask {
                 active.applied = offset;
                 active.answer_applied();
             }
-            // The term has ended, or is about to.
+            // The term has ended, or is about to; or it goes on, and a majority has not been heard for a while.
             (Some(_), Err(())) => {
                 if let Some(former) = active.take() {
                     tracing::info!(term = former.term, "this controller is no longer the active one");
-                    former.refuse_all(&self.node.raft);
+                    self.unsettled.push(former.refuse_all(&self.node.raft));
                 }
             }
             (None, _) => {}

@@ -22,7 +22,7 @@ pub enum BatchError {
 
 /// The batch of one decision, ready to be proposed.
 pub fn new(records: Vec<Record>, timestamp: Timestamp) -> Batch {
-    Batch { format_version: FORMAT_VERSION, records, timestamp_ms: timestamp.0 }
+    Batch { format_version: FORMAT_VERSION, records, timestamp_ms: timestamp.0, offset: 0 }
 }
 
 pub fn encode(batch: &Batch) -> Vec<u8> {

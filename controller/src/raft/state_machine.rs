@@ -95,9 +95,17 @@ impl StateMachine {
                     io::Error::new(io::ErrorKind::InvalidData, format!("metadata offset {offset}: {error}"))
                 };
                 let batch = batch::decode(&bytes.0).map_err(|error| cannot(&error))?;
-                self.image.apply(&batch, offset).map_err(|error| cannot(&error))?;
-                self.timestamp_ms = batch.timestamp_ms;
-                encoded = Some(bytes.0);
+                if batch.offset == 0 || batch.offset == offset {
+                    self.image.apply(&batch, offset).map_err(|error| cannot(&error))?;
+                    self.timestamp_ms = batch.timestamp_ms;
+                    encoded = Some(bytes.0);
+                } else {
+                    tracing::warn!(
+                        offset,
+                        decided_for = batch.offset,
+                        "a metadata entry is void: one before it was lost"
+                    );
+                }
             }
         }
         self.image.set_offset(offset);
