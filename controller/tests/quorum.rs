@@ -97,9 +97,16 @@ impl Quorum {
 
     /// Writes through whoever leads until it is acknowledged; answers its offset.
     async fn write(&self, level: i32) -> i64 {
+        self.write_for(level, 0).await
+    }
+
+    /// As `write`, an entry that was decided for this offset; 0: for any.
+    async fn write_for(&self, level: i32, offset: i64) -> i64 {
         let record = FeatureLevelRecord { name: format!("test.{level}"), level };
         let record = Record { kind: Some(Kind::FeatureLevel(record)) };
-        let bytes = batch::encode(&batch::new(vec![record], Timestamp(1)));
+        let mut batch = batch::new(vec![record], Timestamp(1));
+        batch.offset = offset;
+        let bytes = batch::encode(&batch);
         let written = self.world.timeout(PATIENCE, async {
             loop {
                 let leader = self.leader().await;
@@ -183,6 +190,21 @@ async fn a_single_controller_restarts_from_snapshot_and_log() {
         assert!((1..=51).all(|n| level(&image, n) == n as i16));
         quorum.stop(1).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_got_another_offset_than_it_was_decided_for_is_void() {
+    let mut quorum = Quorum::new(1, LogStoreKind::Segments, 1000).await;
+    let first = quorum.write(1).await;
+    assert_eq!(quorum.write_for(2, first + 1).await, first + 1);
+    // The one for `first + 2` was refused, and this one was decided after it.
+    assert_eq!(quorum.write_for(3, first + 3).await, first + 2);
+    quorum.stop(1).await;
+    quorum.start(1).await;
+    let last = quorum.write_for(4, first + 3).await;
+    let image = quorum.image_at(1, last).await;
+    assert_eq!([1, 2, 3, 4].map(|n| level(&image, n)), [1, 2, 0, 4]);
+    quorum.stop(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

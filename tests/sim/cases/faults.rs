@@ -71,6 +71,31 @@ fn a_controller_with_an_empty_disk_is_taught_from_the_start() {
     });
 }
 
+/// For a second and a half no message between controllers is answered in time, though all arrive: the leader leads on, and
+/// Raft refuses what it proposes meanwhile. When messages are quick again it decides again.
+#[test]
+fn decisions_go_on_after_a_majority_was_too_slow_for_a_while() {
+    on_seeded_thread(1, || {
+        let mut cluster = Cluster::start(1, 3, 3, &[]);
+        produce(&mut cluster, 40);
+        let controllers = cluster.node_names("controller-");
+        let pairs = || controllers.iter().flat_map(|a| controllers.iter().map(move |b| (a, b))).filter(|(a, b)| a < b);
+        for round in 0..5 {
+            let latency = (Duration::from_millis(300), Duration::from_millis(350));
+            pairs().for_each(|(a, b)| cluster.set_latency(a, b, Some(latency)));
+            cluster.run_for(Duration::from_millis(600));
+            // The decider has something to write.
+            cluster.kill("broker-1", Crash::Process);
+            cluster.run_for(Duration::from_millis(900));
+            pairs().for_each(|(a, b)| cluster.set_latency(a, b, None));
+            cluster.restart("broker-1");
+            cluster.await_full_isr(Duration::from_secs(20));
+            cluster.note(format_args!("round {round} is over"));
+        }
+        check(&mut cluster);
+    });
+}
+
 /// The byte at which the last batch of a segment begins.
 fn last_batch(segment: &[u8]) -> u64 {
     let (mut last, mut at) = (0, 0);
