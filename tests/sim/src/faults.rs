@@ -263,10 +263,9 @@ impl Fault {
         let is_costly = |fault: Fault| fault.cost() != Cost::Nothing;
         // A whole group that is killed has nobody else beside it to be killed.
         let is_group = |fault: Fault| matches!(fault, KillAllBrokers | PowerOffAllBrokers);
-        !self.is_alone()
-            && !other.is_alone()
-            && !(is_costly(self) && is_costly(other))
-            && !(is_group(self) || is_group(other))
+        let is_apart = |fault: Fault| fault.is_alone() || is_group(fault);
+        let is_too_costly = is_costly(self) && is_costly(other);
+        !(is_apart(self) || is_apart(other) || is_too_costly)
     }
 }
 

@@ -10,11 +10,14 @@ use odradek_common::ErrorCode;
 use crate::client::{Failure, ReadFrom, Seen};
 use crate::workload::{History, Place, held};
 
+/// An offset and the value that was read there.
+type Shown = (i64, Option<Bytes>);
+
 /// The readers of one topic, from its start on.
 pub struct Visible {
     topic: &'static str,
     committed_only: bool,
-    seen: Mutex<BTreeMap<i32, Vec<(i64, Option<Bytes>)>>>,
+    seen: Mutex<BTreeMap<i32, Vec<Shown>>>,
 }
 
 impl Visible {
