@@ -201,7 +201,7 @@ async fn an_entry_that_got_another_offset_than_it_was_decided_for_is_void() {
     assert_eq!(quorum.write_for(3, first + 3).await, first + 2);
     quorum.stop(1).await;
     quorum.start(1).await;
-    let last = quorum.write_for(4, first + 3).await;
+    let last = quorum.write(4).await;
     let image = quorum.image_at(1, last).await;
     assert_eq!([1, 2, 3, 4].map(|n| level(&image, n)), [1, 2, 0, 4]);
     quorum.stop(1).await;
