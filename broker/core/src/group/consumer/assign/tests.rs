@@ -9,8 +9,11 @@ fn topic(n: u8) -> TopicId {
     Uuid([n; 16])
 }
 
+/// Id, rack, subscription and what it has.
+type Member = (String, Option<String>, Arc<BTreeSet<TopicId>>, Partitions);
+
 struct Group {
-    members: Vec<(String, Option<String>, Arc<BTreeSet<TopicId>>, Partitions)>,
+    members: Vec<Member>,
     partitions: BTreeMap<TopicId, i32>,
 }
 
