@@ -18,6 +18,7 @@ use odradek_wire::{
     OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, Str,
 };
 
+use super::groups::is_short_uuid;
 use super::groups::{Group, Join, Sync};
 use super::{prepare, topic};
 
@@ -168,6 +169,11 @@ impl Modern<'_> {
                 }
                 assignment.topic_partitions.sort_by_key(|topic| topic.partitions.len());
             }
+            // Who was named by the coordinator and not let in is known by this only.
+            answer.error_message = answer.error_message.take().map(|message| {
+                let words = message.split(' ').map(|word| if is_short_uuid(word) { "<a new one>" } else { word });
+                words.collect::<Vec<_>>().join(" ").into()
+            });
             // What is wrong with an expression, both say in their own words.
             if answer.error_code == InvalidRegularExpression.code() {
                 answer.error_message = None;

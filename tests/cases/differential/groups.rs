@@ -203,6 +203,11 @@ fn learn_others<'a>(side: &mut Side, ids: impl Iterator<Item = &'a Str>) {
     }
 }
 
+/// As Kafka writes its own: in base 64, for 128 bits.
+pub(super) fn is_short_uuid(text: &str) -> bool {
+    text.len() == 22 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}
+
 fn member_alias(id: &str, name: &str) -> String {
     let is_random = |text: &str| {
         let lengths: Vec<usize> = text.split('-').map(str::len).collect();
@@ -210,6 +215,7 @@ fn member_alias(id: &str, name: &str) -> String {
     };
     match id.len().checked_sub(37).and_then(|at| id.split_at_checked(at)) {
         Some((prefix, random)) if random.starts_with('-') && is_random(&random[1..]) => format!("{prefix}-<{name}>"),
+        _ if is_short_uuid(id) => format!("<{name}, a UUID alone>"),
         _ => format!("{id}, which does not end in a UUID"),
     }
 }
