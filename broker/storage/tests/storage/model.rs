@@ -13,14 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use odradek_broker_storage::{
     ActiveProducer, AppendOrigin, CleanerConfig, Log, LogConfig, LogDirs, LogDirsConfig, ProducerStateConfig, verify,
 };
 use odradek_common::fs::Fs;
-use odradek_common::mem_fs::{Crash, MemFs};
+use odradek_common::mem_fs::{Crash, MemFs, Operation};
 use odradek_common::meta_properties::format_all;
 use odradek_common::rng::{Rng, SplitMix64};
 use odradek_common::time::Timestamp;
@@ -544,6 +544,10 @@ impl World {
 
     fn crash(&mut self) {
         let crash = [Crash::Process, Crash::PowerLosesAll, Crash::PowerTears][self.rng.below(3) as usize];
+        self.crash_so(crash);
+    }
+
+    fn crash_so(&mut self, crash: Crash) {
         self.log = None;
         self.in_trouble = false;
         self.fs.set_fault(None);
@@ -570,6 +574,8 @@ impl World {
         let calls = AtomicU64::new(self.rng.below(30));
         let (once, mutations_only) = (self.rng.below(2) == 0, self.rng.below(2) == 0);
         let mut failed = false;
+        let has_failed_to_sync = Arc::new(AtomicBool::new(false));
+        let syncs = has_failed_to_sync.clone();
         self.fs.set_fault(Some(Box::new(move |operation, path| {
             let concerns = path.starts_with(DIR) && (operation.is_mutation() || !mutations_only);
             if !concerns || (failed && once) {
@@ -578,6 +584,7 @@ impl World {
             let left = calls.load(Ordering::Relaxed);
             calls.store(left.saturating_sub(1), Ordering::Relaxed);
             failed |= left == 0;
+            syncs.fetch_or(failed && operation == Operation::Sync, Ordering::Relaxed);
             failed.then(|| io::Error::other("input/output error"))
         })));
         self.in_trouble = true;
@@ -586,7 +593,11 @@ impl World {
             let (_, log) = self.log.as_ref().expect("open");
             assert!(log.log_dir().failure().is_some(), "{error}");
         }
-        self.crash();
+        // The page cache then holds what the disk will never get, and nobody can tell: the machine has to start anew.
+        match has_failed_to_sync.load(Ordering::Relaxed) {
+            true => self.crash_so(Crash::PowerTears),
+            false => self.crash(),
+        }
     }
 
     /// The disk is full for a while. What finds no room is undone; the log goes on, and nothing fails for any other reason.
