@@ -124,6 +124,9 @@ pub enum AppendError {
     /// truncated first.
     #[error("records of leader epoch {epoch} cannot follow those of epoch {last}")]
     StaleLeaderEpoch { epoch: LeaderEpoch, last: LeaderEpoch },
+    /// The leader's log was replaced, by that of the next leader, while it answered.
+    #[error("records of leader epoch {epoch} came from the leader of epoch {following}")]
+    FutureLeaderEpoch { epoch: LeaderEpoch, following: LeaderEpoch },
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -139,7 +142,7 @@ impl AppendError {
             Self::UnsupportedForMessageFormat(_) => ErrorCode::UnsupportedForMessageFormat,
             Self::Producer(error) => error.code(),
             Self::UnexpectedOffset { .. } => ErrorCode::UnknownServerError,
-            Self::StaleLeaderEpoch { .. } => ErrorCode::NotLeaderOrFollower,
+            Self::StaleLeaderEpoch { .. } | Self::FutureLeaderEpoch { .. } => ErrorCode::NotLeaderOrFollower,
             Self::Log(error) => error.code(),
         }
     }

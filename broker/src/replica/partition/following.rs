@@ -1,5 +1,7 @@
 //! A partition as a follower: it appends what the leader sent, and truncates where their histories part.
 
+use odradek_broker_storage::AppendError;
+
 use super::*;
 
 impl Partition {
@@ -24,8 +26,10 @@ impl Partition {
         let mut after = After::default();
         if !records.is_empty() {
             check_room(log, is_owed, Room::None)?;
-            let appended = log.append_as_follower(records, context.now.wall);
+            let appended = log.append_as_follower(records, following.epoch, context.now.wall);
             match appended {
+                // It leads no more, and the next answer, or metadata, will say so.
+                Err(AppendError::FutureLeaderEpoch { .. }) => return Err(FollowError::Superseded),
                 Ok(info) => after.flush = info.is_some_and(|info| info.rolled || info.flush_due),
                 Err(error) => return Err(guard.on_follow_error(error.into())),
             }

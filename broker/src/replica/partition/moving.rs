@@ -226,7 +226,9 @@ impl Inner {
 /// Whether a segment of the copy was closed.
 fn advance(copy: &mut Log, next: Next, records: &[u8], now: Timestamp) -> Result<bool, CopyError> {
     match next {
-        Next::Append(_) => Ok(copy.append_as_follower(records, now)?.is_some_and(|info| info.rolled)),
+        Next::Append(_) => {
+            Ok(copy.append_as_follower(records, LeaderEpoch(i32::MAX), now)?.is_some_and(|info| info.rolled))
+        }
         Next::Truncate(end) => {
             let own = copy.leader_epoch_end_offset(end.epoch);
             let own = (own != EpochEndOffset::UNKNOWN).then_some(EpochEnd { epoch: own.epoch, end: own.end });

@@ -124,9 +124,24 @@ impl Log {
 
     /// Appends what a leader sent: offsets and epochs stay. Bytes behind the last whole batch are left out, as a fetch
     /// may end inside a batch. `None`: there was no whole batch.
-    pub fn append_as_follower(&mut self, records: &[u8], now: Timestamp) -> Result<Option<AppendInfo>, AppendError> {
+    ///
+    /// `following` is the leader epoch in which they were asked for. Records of a later one are refused: the bytes of an answer
+    /// are read while it is sent, and a leader that was deposed meanwhile, and truncated, may have those of its successor there.
+    /// They would hide that the histories part before them (KAFKA-18723).
+    pub fn append_as_follower(
+        &mut self,
+        records: &[u8],
+        following: LeaderEpoch,
+        now: Timestamp,
+    ) -> Result<Option<AppendInfo>, AppendError> {
         self.check_online()?;
         let (headers, valid) = self.check_replicated(records)?;
+        // Ascending, so the last is the latest.
+        if let Some(last) = headers.last()
+            && last.leader_epoch > following
+        {
+            return Err(AppendError::FutureLeaderEpoch { epoch: last.leader_epoch, following });
+        }
         let (Some(first), Some(last)) = (headers.first().copied(), headers.last().copied()) else {
             return Ok(None);
         };

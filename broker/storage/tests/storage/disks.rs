@@ -14,7 +14,7 @@ use odradek_common::meta_properties::format_all;
 use odradek_common::rng::SplitMix64;
 use odradek_common::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 
-use crate::support::{Home, NOW, TOPIC_ID, append, batch, idempotent, offsets, read_all};
+use crate::support::{EVER, Home, NOW, TOPIC_ID, append, batch, idempotent, offsets, read_all};
 
 type IsKind = fn(Operation) -> bool;
 
@@ -219,7 +219,7 @@ fn a_full_disk_refuses_records_at_any_byte_and_goes_on_when_there_is_room() {
                     let plain = batch(1, 40, NOW);
                     leader.append_as_leader(&plain, LeaderEpoch(epoch), origin, NOW).expect("appended");
                     let slice = leader.read(Offset(n), 10_000, leader.log_end(), true).expect("read");
-                    log.append_as_follower(&leader.load(&slice).expect("loaded"), NOW).map(drop)
+                    log.append_as_follower(&leader.load(&slice).expect("loaded"), EVER, NOW).map(drop)
                 } else {
                     let origin = odradek_broker_storage::AppendOrigin::Client;
                     log.append_as_leader(&records, LeaderEpoch(epoch), origin, NOW).map(drop)

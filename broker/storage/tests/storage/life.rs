@@ -10,7 +10,7 @@ use odradek_common::time::Timestamp;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset, Uuid};
 use odradek_records::RecordBatchBuilder;
 
-use crate::support::{Home, NOW, append, batch, fill, offsets, read_all};
+use crate::support::{EVER, Home, NOW, append, batch, fill, offsets, read_all};
 
 fn small() -> LogConfig {
     LogConfig { segment_bytes: 1500, index_interval_bytes: 100, ..LogConfig::default() }
@@ -53,7 +53,7 @@ fn segments_roll_by_time_index_and_distance() {
     for base in [0, i64::from(i32::MAX), i64::from(i32::MAX) + 1, 1 << 40] {
         let replicated =
             fill(RecordBatchBuilder::new().base_offset(Offset(base)).leader_epoch(LeaderEpoch(1)), 1, 1, NOW);
-        log.append_as_follower(&replicated, NOW).expect("appended");
+        log.append_as_follower(&replicated, EVER, NOW).expect("appended");
     }
     assert_eq!(log.segment_count(), 3);
     assert_eq!(offsets(&read_all(&log, Offset(0))), [0, (1 << 31) - 1, 1 << 31, 1 << 40]);
@@ -91,7 +91,7 @@ fn a_follower_copies_its_leader_byte_for_byte() {
     while follower.log_end() < leader.log_end() {
         // A limit that cuts batches, as a fetch does.
         let slice = leader.read(follower.log_end(), 777, leader.log_end(), true).expect("readable");
-        follower.append_as_follower(&leader.load(&slice).expect("loaded"), NOW).expect("replicated");
+        follower.append_as_follower(&leader.load(&slice).expect("loaded"), EVER, NOW).expect("replicated");
     }
     assert_eq!(read_all(&follower, Offset(0)), read_all(&leader, Offset(0)));
     assert_eq!(follower.epoch_entries(), leader.epoch_entries());
@@ -99,13 +99,31 @@ fn a_follower_copies_its_leader_byte_for_byte() {
 
     let slice = leader.read(Offset(0), 500, leader.log_end(), true).expect("readable");
     let old = leader.load(&slice).expect("loaded");
-    let again = follower.append_as_follower(&old, NOW).expect_err("these are there already");
+    let again = follower.append_as_follower(&old, EVER, NOW).expect_err("these are there already");
     assert!(matches!(again, AppendError::UnexpectedOffset { first: Offset(0), .. }), "{again}");
     let mut damaged = old.to_vec();
     damaged[70] ^= 1;
-    let error = follower.append_as_follower(&damaged, NOW).expect_err("damaged");
+    let error = follower.append_as_follower(&damaged, EVER, NOW).expect_err("damaged");
     assert_eq!(error.code(), ErrorCode::CorruptMessage);
-    assert_eq!(follower.append_as_follower(&old[..40], NOW).expect("less than a batch"), None);
+    assert_eq!(follower.append_as_follower(&old[..40], EVER, NOW).expect("less than a batch"), None);
+}
+
+#[test]
+fn a_follower_takes_no_records_of_a_later_epoch_than_it_asked_in() {
+    let home = Home::real();
+    let mut log = home.open(&small(), Recovery::NEW);
+    let batch = |base: i64, epoch| {
+        fill(RecordBatchBuilder::new().base_offset(Offset(base)).leader_epoch(LeaderEpoch(epoch)), 2, 5, NOW)
+    };
+    log.append_as_follower(&batch(0, 1), LeaderEpoch(1), NOW).expect("of this epoch");
+    // With one of its own epoch before it, too: nothing of the answer counts.
+    let answer = [&batch(2, 1)[..], &batch(4, 2)[..]].concat();
+    let error = log.append_as_follower(&answer, LeaderEpoch(1), NOW).expect_err("of the next leader");
+    assert!(matches!(error, AppendError::FutureLeaderEpoch { epoch: LeaderEpoch(2), .. }), "{error}");
+    assert_eq!((log.log_end(), log.latest_epoch()), (Offset(2), Some(LeaderEpoch(1))));
+    log.append_as_follower(&batch(2, 1), LeaderEpoch(2), NOW).expect("of an older one");
+    log.append_as_follower(&batch(4, 2), LeaderEpoch(2), NOW).expect("of this one");
+    assert_eq!(log.log_end(), Offset(6));
 }
 
 #[test]
@@ -114,7 +132,7 @@ fn an_empty_follower_may_begin_inside_a_batch_of_its_leader() {
     let mut log = home.open(&small(), Recovery::NEW);
     log.truncate_fully_and_start_at(Offset(105), NOW).expect("begun anew");
     let batch = fill(RecordBatchBuilder::new().base_offset(Offset(100)).leader_epoch(LeaderEpoch(1)), 10, 5, NOW);
-    log.append_as_follower(&batch, NOW).expect("replicated");
+    log.append_as_follower(&batch, EVER, NOW).expect("replicated");
     assert_eq!((log.log_start(), log.log_end()), (Offset(105), Offset(110)));
     assert!(log.high_watermark() >= log.log_start());
     assert!(matches!(log.read(Offset(104), 1, Offset(110), true), Err(LogError::OffsetOutOfRange { .. })));

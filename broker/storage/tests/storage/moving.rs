@@ -12,7 +12,7 @@ use odradek_common::meta_properties::format_all;
 use odradek_common::rng::SplitMix64;
 use odradek_common::{BrokerId, Offset, TopicPartition, Uuid};
 
-use crate::support::{NOW, TOPIC_ID, append, batch, offsets, read_all};
+use crate::support::{EVER, NOW, TOPIC_ID, append, batch, offsets, read_all};
 
 const RECORDS: i64 = 20;
 
@@ -51,7 +51,7 @@ fn copied(fs: &MemFs) -> (LogDirs, Log, Log) {
     copy.truncate_fully_and_start_at(Offset(3), NOW).expect("begun");
     while copy.log_end() < log.log_end() {
         let slice = log.read(copy.log_end(), 300, log.log_end(), true).expect("read");
-        copy.append_as_follower(&log.load(&slice).expect("loaded"), NOW).expect("copied");
+        copy.append_as_follower(&log.load(&slice).expect("loaded"), EVER, NOW).expect("copied");
     }
     copy.follow_bounds(log.log_start(), log.high_watermark()).expect("taken over");
     (dirs, log, copy)

@@ -14,7 +14,7 @@ use odradek_common::time::Timestamp;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, VerificationGuard};
 use odradek_records::{EndTxnMarker, RecordBatchBuilder};
 
-use crate::support::{Home, NOW, TOPIC_ID, append, batch, fill, idempotent};
+use crate::support::{EVER, Home, NOW, TOPIC_ID, append, batch, fill, idempotent};
 
 fn code(result: Result<odradek_broker_storage::AppendInfo, AppendError>) -> ErrorCode {
     result.map_or_else(
@@ -82,7 +82,7 @@ fn a_follower_knows_the_duplicates_of_its_leader() {
     }
     let slice = leader.read(Offset(0), 1 << 20, leader.log_end(), true).expect("readable");
     let bytes = leader.load(&slice).expect("loaded");
-    follower.append_as_follower(&bytes, NOW).expect("replicated");
+    follower.append_as_follower(&bytes, EVER, NOW).expect("replicated");
     assert_eq!(follower.log_end(), Offset(8));
     let info = append(&mut follower, &idempotent(9, 0, 4, 1)).expect("known");
     assert!(info.duplicate);

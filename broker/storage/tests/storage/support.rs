@@ -13,6 +13,8 @@ use odradek_common::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId, To
 use odradek_records::{Batches, Record, RecordBatchBuilder};
 
 pub const NOW: Timestamp = Timestamp(1_700_000_000_000);
+/// A leader epoch above all others.
+pub const EVER: LeaderEpoch = LeaderEpoch(i32::MAX);
 pub const TOPIC_ID: TopicId = Uuid([7; 16]);
 
 /// Where a test's log lives; removed at the end.
