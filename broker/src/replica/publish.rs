@@ -379,8 +379,8 @@ impl ReplicaManager {
         }
     }
 
-    /// After a crash, or where a disk decays, a log may have been cut below the recovery point on disk. A later crash would trust what is appended
-    /// from now on if that stayed.
+    /// After a crash, or where a disk decays, a log may have been cut below the recovery point on disk. A later crash would
+    /// trust what is appended from now on if that stayed.
     fn write_loaded(&self) {
         if self.dirs.was_clean() && !self.dirs.has_lost() {
             return;

@@ -24,12 +24,11 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use odradek_common::fs::{File, OpenMode};
 use odradek_common::{Offset, time::Timestamp};
 use odradek_records::{
-    Batch, BatchError, BatchHeader, BatchSlice, BuildError, Codec, Compression, DECOMPRESSED_BYTES_MAX, HEADER_BYTES,
-    RawRecord, Record, RecordError, payload, raw_records, rewrite, slices,
+    BatchError, BatchHeader, BatchSlice, BuildError, Codec, Compression, DECOMPRESSED_BYTES_MAX, HEADER_BYTES,
+    RawRecord, RecordError, payload, raw_records, rewrite, slices,
 };
 
 use crate::config::LogConfig;
@@ -522,27 +521,17 @@ impl Cleaning {
         }
         self.stats.records_kept += kept.len() as u64;
         if kept.is_empty() {
-            return Ok(keep_empty.then(|| rewrite::without_records(header).to_vec().into()));
+            return Ok(keep_empty.then(|| Vec::from(rewrite::without_records(header)).into()));
         }
         let has_deletes = (is_control && is_obsolete) || (!is_control && kept.iter().any(|kept| !kept.has_value));
         let needs_horizon = has_deletes && horizon.is_none();
         if kept.len() == header.record_count as usize && !needs_horizon {
             return Ok(Some(batch.bytes.into()));
         }
-        let compression = Compression { codec: header.attributes.codec().unwrap_or(Codec::None), level: None };
-        let rewritten = if needs_horizon {
-            let until = Timestamp(self.now.0.saturating_add(self.log_config.delete_retention_ms));
-            let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(batch.bytes) };
-            let mut kept = kept.iter().map(|kept| kept.offset).peekable();
-            let all = batch.records(DECOMPRESSED_BYTES_MAX).map_err(|error| self.unreadable(header, &error))?;
-            let kept: Vec<Record> = all
-                .filter_map(Result::ok)
-                .filter(|record| kept.next_if(|offset| *offset == record.offset).is_some())
-                .collect();
-            rewrite::with_records(header, &kept, Some(until), compression)
-        } else {
-            rewrite::with_raw_records(header, &kept, compression)
-        };
+        let until = Timestamp(self.now.0.saturating_add(self.log_config.delete_retention_ms));
+        let horizon = if needs_horizon { Some(until) } else { horizon };
+        let codec = header.attributes.codec().unwrap_or(Codec::None);
+        let rewritten = rewrite::with_records(header, &kept, horizon, Compression { codec, level: None });
         let rewritten = rewritten.map_err(|error| CleanError::Rewrite(header.base_offset, error))?;
         Ok(Some(Vec::from(rewritten).into()))
     }

@@ -10,8 +10,8 @@
 //! headers         varint count, each: key (varint length, UTF-8), value (varint length, -1: null)
 //! ```
 //!
-//! [`Records`] hands records out, [`raw_records`] lends them; [`scan_records`] walks over them without keeping anything, which is what a broker
-//! does with every batch it accepts.
+//! [`Records`] hands records out, [`raw_records`] lends them; [`scan_records`] walks over them without keeping anything,
+//! which is what a broker does with every batch it accepts.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -166,6 +166,8 @@ pub struct RawRecord<'a> {
     pub has_value: bool,
     /// All of it, its length included.
     pub bytes: &'a [u8],
+    /// What follows the timestamp delta: offset delta, key, value and headers.
+    pub behind_timestamp: &'a [u8],
 }
 
 /// The encoded records of a batch (`bytes`: all of the batch), decompressed, at most `decompressed_bytes_max` bytes.
@@ -213,6 +215,7 @@ fn take_raw<'a>(header: &BatchHeader, rest: &mut &'a [u8]) -> Result<RawRecord<'
     let bytes = all.get(..all.len() - after.len()).unwrap_or_default();
     record.skip(1)?;
     let timestamp_delta = read_varlong(&mut record)?;
+    let behind_timestamp = record;
     let offset_delta = read_varint(&mut record)?;
     let key = match read_varint(&mut record)? {
         -1 => None,
@@ -235,6 +238,7 @@ fn take_raw<'a>(header: &BatchHeader, rest: &mut &'a [u8]) -> Result<RawRecord<'
         key,
         has_value,
         bytes,
+        behind_timestamp,
     })
 }
 

@@ -6,78 +6,52 @@
 use bytes::Bytes;
 use odradek_common::time::Timestamp;
 
-use crate::builder::{BuildError, write_nullable};
-use crate::compression::{self, Codec, Compression};
+use crate::builder::BuildError;
+use crate::compression::{self, Compression};
 use crate::header::{Attributes, BatchHeader, CRC_START, HEADER_BYTES};
-use crate::record::{RawRecord, Record};
-use crate::varint::{write_varint, write_varlong};
+use crate::record::RawRecord;
+use crate::varint::{varlong_bytes, write_varlong};
 
 /// The batch of `header` with only `records`, which are some of its own, in order. With a delete horizon the base
-/// timestamp is that (attribute bit 6); `compression` has the codec of the batch.
+/// timestamp is that (attribute bit 6); `compression` has the codec of the batch. A record whose time is told as before is
+/// copied as it is.
 pub fn with_records(
     header: &BatchHeader,
-    records: &[Record],
+    records: &[RawRecord<'_>],
     delete_horizon: Option<Timestamp>,
     compression: Compression,
 ) -> Result<Bytes, BuildError> {
-    let base = delete_horizon.unwrap_or(header.base_timestamp).0;
-    let (mut payload, mut one) = (Vec::new(), Vec::new());
+    let base = delete_horizon.unwrap_or(header.base_timestamp);
+    let is_append_time = header.attributes.is_log_append_time();
+    let mut payload = Vec::with_capacity(records.iter().map(|record| record.bytes.len()).sum());
     let mut max_timestamp = Timestamp::NONE;
     for record in records {
-        one.clear();
-        one.push(0);
-        write_varlong(&mut one, record.timestamp.0.wrapping_sub(base));
-        write_varlong(&mut one, record.offset.0 - header.base_offset.0);
-        write_nullable(&mut one, record.key.as_deref());
-        write_nullable(&mut one, record.value.as_deref());
-        write_varint(&mut one, record.headers.len() as i32);
-        for header in &record.headers {
-            write_nullable(&mut one, Some(&header.key));
-            write_nullable(&mut one, header.value.as_deref());
+        let timestamp = if is_append_time { header.max_timestamp } else { record.timestamp };
+        if base == header.base_timestamp && timestamp == record.timestamp {
+            payload.extend_from_slice(record.bytes);
+        } else {
+            let delta = timestamp.0.wrapping_sub(base.0);
+            write_varlong(&mut payload, (1 + varlong_bytes(delta) + record.behind_timestamp.len()) as i64);
+            payload.push(0);
+            write_varlong(&mut payload, delta);
+            payload.extend_from_slice(record.behind_timestamp);
         }
-        write_varlong(&mut payload, one.len() as i64);
-        payload.extend_from_slice(&one);
-        max_timestamp = max_timestamp.max(record.timestamp);
+        max_timestamp = max_timestamp.max(timestamp);
     }
     let mut out = vec![0; HEADER_BYTES];
     compression::compress(compression, &payload, &mut out)?;
-    let flag = if delete_horizon.is_some() { Attributes::DELETE_HORIZON } else { 0 };
-    let new = BatchHeader {
-        attributes: Attributes(header.attributes.0 & !Attributes::DELETE_HORIZON | flag),
-        base_timestamp: Timestamp(base),
-        record_count: records.len() as i32,
-        ..*header
-    };
-    seal_records(new, max_timestamp, out)
-}
-
-/// `latest`: the greatest timestamp of the records, which counts unless the batch has log append time.
-fn seal_records(header: BatchHeader, latest: Timestamp, out: Vec<u8>) -> Result<Bytes, BuildError> {
     if out.len() > i32::MAX as usize {
         return Err(BuildError::TooLarge(out.len()));
     }
-    let is_append_time = header.attributes.is_log_append_time();
-    let max_timestamp = if is_append_time { header.max_timestamp } else { latest };
-    Ok(sealed(BatchHeader { max_timestamp, ..header }, out))
-}
-
-/// The batch of `header` with only `records`, which are some of its own, in order, as they are encoded there: its base
-/// timestamp, which may be a delete horizon, stays.
-pub fn with_raw_records(
-    header: &BatchHeader,
-    records: &[RawRecord<'_>],
-    compression: Compression,
-) -> Result<Bytes, BuildError> {
-    let mut out = vec![0; HEADER_BYTES];
-    out.reserve(records.iter().map(|record| record.bytes.len()).sum());
-    if compression.codec == Codec::None {
-        records.iter().for_each(|record| out.extend_from_slice(record.bytes));
-    } else {
-        let payload: Vec<u8> = records.iter().flat_map(|record| record.bytes).copied().collect();
-        compression::compress(compression, &payload, &mut out)?;
-    }
-    let latest = records.iter().map(|record| record.timestamp).max().unwrap_or(Timestamp::NONE);
-    seal_records(BatchHeader { record_count: records.len() as i32, ..*header }, latest, out)
+    let flag = if delete_horizon.is_some() { Attributes::DELETE_HORIZON } else { 0 };
+    let new = BatchHeader {
+        attributes: Attributes(header.attributes.0 & !Attributes::DELETE_HORIZON | flag),
+        base_timestamp: base,
+        max_timestamp: if is_append_time { header.max_timestamp } else { max_timestamp },
+        record_count: records.len() as i32,
+        ..*header
+    };
+    Ok(sealed(new, out))
 }
 
 /// The batch of `header` without any record: what stays of a producer's last batch.
@@ -99,7 +73,7 @@ fn sealed(mut header: BatchHeader, mut out: Vec<u8>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Batch, DECOMPRESSED_BYTES_MAX, RecordBatchBuilder, payload, raw_records};
+    use crate::{Batch, Codec, DECOMPRESSED_BYTES_MAX, Record, RecordBatchBuilder, payload, raw_records};
     use odradek_common::{Offset, ProducerEpoch, ProducerId};
 
     #[test]
@@ -116,9 +90,11 @@ mod tests {
             let batch = Batch::parse(&builder.build().expect("built")).expect("sound");
             let records: Vec<Record> =
                 batch.records(DECOMPRESSED_BYTES_MAX).expect("readable").map(|record| record.expect("sound")).collect();
+            let lent = payload(&batch.header, &batch.bytes, DECOMPRESSED_BYTES_MAX).expect("readable");
+            let lent: Vec<RawRecord<'_>> = raw_records(&batch.header, &lent).map(|one| one.expect("sound")).collect();
             for horizon in [None, Some(Timestamp(5000))] {
                 let kept = &records[1..2];
-                let bytes = with_records(&batch.header, kept, horizon, codec.into()).expect("rewritten");
+                let bytes = with_records(&batch.header, &lent[1..2], horizon, codec.into()).expect("rewritten");
                 let new = Batch::parse(&bytes).expect("sound");
                 new.check_crc().expect("sealed");
                 assert_eq!((new.header.base_offset, new.header.last_offset()), (Offset(40), Offset(42)));
@@ -133,10 +109,6 @@ mod tests {
                     .collect();
                 assert_eq!(again, kept);
             }
-            let lent = payload(&batch.header, &batch.bytes, DECOMPRESSED_BYTES_MAX).expect("readable");
-            let lent: Vec<RawRecord<'_>> = raw_records(&batch.header, &lent).map(|one| one.expect("sound")).collect();
-            let same = with_raw_records(&batch.header, &lent[1..2], codec.into()).expect("rewritten");
-            assert_eq!(same, with_records(&batch.header, &records[1..2], None, codec.into()).expect("rewritten"));
             let empty = Batch::parse(&without_records(&batch.header)).expect("sound");
             empty.check_crc().expect("sealed");
             assert_eq!((empty.header.last_offset(), empty.header.last_sequence()), (Offset(42), 14));
