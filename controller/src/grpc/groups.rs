@@ -216,22 +216,26 @@ async fn ask_consumer_description(relay: &Relay<'_>, group: &str) -> Result<Desc
 
 fn consumer_member(member: &consumer::Member) -> proto::GroupMember {
     let Assignment { topic_partitions, .. } = &member.assignment;
-    let mut assigned: Vec<proto::TopicPartitions> = topic_partitions
-        .iter()
-        .map(|topic| {
-            let mut partitions = topic.partitions.clone();
-            partitions.sort_unstable();
-            proto::TopicPartitions { topic: topic.topic_name.to_string(), partitions }
-        })
-        .collect();
-    assigned.sort_by(|a, b| a.topic.cmp(&b.topic));
+    let topics = topic_partitions.iter().map(|topic| (topic.topic_name.to_string(), topic.partitions.clone()));
     proto::GroupMember {
         member_id: member.member_id.to_string(),
         instance_id: member.instance_id.as_ref().map(String::from),
         client_id: member.client_id.to_string(),
         host: member.client_host.to_string(),
-        assigned,
+        assigned: in_order(topics),
     }
+}
+
+/// By topic and partition.
+fn in_order(topics: impl Iterator<Item = (String, Vec<i32>)>) -> Vec<proto::TopicPartitions> {
+    let mut assigned: Vec<proto::TopicPartitions> = topics
+        .map(|(topic, mut partitions)| {
+            partitions.sort_unstable();
+            proto::TopicPartitions { topic, partitions }
+        })
+        .collect();
+    assigned.sort_by(|a, b| a.topic.cmp(&b.topic));
+    assigned
 }
 
 async fn ask_classic_description(relay: &Relay<'_>, group: &str) -> Result<Answer<DescribedGroup>, ApiError> {
@@ -253,21 +257,13 @@ fn member(group: &DescribedGroup, member: &DescribedGroupMember) -> proto::Group
         false => Ok(Default::default()),
     };
     let assigned = assigned.map(|(_, assignment)| assignment.assigned_partitions).unwrap_or_default();
-    let mut assigned: Vec<proto::TopicPartitions> = assigned
-        .into_iter()
-        .map(|topic| {
-            let mut partitions = topic.partitions;
-            partitions.sort_unstable();
-            proto::TopicPartitions { topic: topic.topic.to_string(), partitions }
-        })
-        .collect();
-    assigned.sort_by(|a, b| a.topic.cmp(&b.topic));
+    let topics = assigned.into_iter().map(|topic| (topic.topic.to_string(), topic.partitions));
     proto::GroupMember {
         member_id: member.member_id.to_string(),
         instance_id: member.group_instance_id.as_ref().map(String::from),
         client_id: member.client_id.to_string(),
         host: member.client_host.to_string(),
-        assigned,
+        assigned: in_order(topics),
     }
 }
 

@@ -13,7 +13,7 @@ use odradek_wire::{
 
 use super::heartbeat::{Advance, Found};
 use super::member::{ClassicInfo, ConsumerMember, MemberInfo, MemberState, Partitions};
-use super::migrate::{classic_assignment, subscription};
+use super::migrate::{classic_assignment, subscribed_by_name, subscription};
 use super::target::Change;
 use super::{ConsumerGroup, millis};
 use crate::coordinator::Ticket;
@@ -108,13 +108,7 @@ impl GroupShard {
     }
 
     fn owned_by_classic(&self, said: &ConsumerProtocolSubscription) -> Partitions {
-        let mut owned = Partitions::new();
-        for topic in said.owned_partitions.iter().filter(|topic| !topic.partitions.is_empty()) {
-            if let Some(id) = self.topics.id(&topic.topic) {
-                owned.entry(id).or_default().extend(topic.partitions.iter().copied());
-            }
-        }
-        owned
+        self.topics.by_id(said.owned_partitions.iter().map(|topic| (&*topic.topic, &*topic.partitions)))
     }
 
     pub(in crate::group) fn sync_as_classic(
@@ -279,17 +273,14 @@ fn told_by_classic(
 ) -> MemberInfo {
     MemberInfo {
         instance_id: request.group_instance_id.as_deref().map(Arc::from),
-        rack_id: said.rack_id.as_deref().filter(|rack| !rack.is_empty()).map(Arc::from),
         client_id: client.client_id.clone(),
         client_host: client.host.clone(),
-        topics: said.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
-        regex: "".into(),
         rebalance_timeout_ms: request.rebalance_timeout_ms,
-        assignor: None,
         classic: Some(ClassicInfo {
             session_timeout_ms: request.session_timeout_ms,
             protocols: protocols(&request.protocols),
         }),
+        ..subscribed_by_name(said)
     }
 }
 

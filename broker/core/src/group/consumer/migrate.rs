@@ -28,6 +28,15 @@ pub(super) fn subscription(metadata: &Bytes) -> Result<(i16, ConsumerProtocolSub
     decode_versioned_up_to(metadata.clone())
 }
 
+/// What that says of a member; the rest is empty.
+pub(super) fn subscribed_by_name(said: &ConsumerProtocolSubscription) -> MemberInfo {
+    MemberInfo {
+        rack_id: said.rack_id.as_deref().filter(|rack| !rack.is_empty()).map(Arc::from),
+        topics: said.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
+        ..MemberInfo::default()
+    }
+}
+
 /// An assignment as members of the classic kind are given it, in the version of what they offered.
 pub(super) fn classic_assignment(
     partitions: impl IntoIterator<Item = (TopicId, Vec<i32>)>,
@@ -49,13 +58,7 @@ fn assigned(assignment: &Bytes, topics: &Topics) -> Result<Partitions, DecodeErr
         return Ok(Partitions::new());
     }
     let (_, assignment) = decode_versioned_up_to::<ConsumerProtocolAssignment>(assignment.clone())?;
-    let mut partitions = Partitions::new();
-    for topic in assignment.assigned_partitions.iter().filter(|topic| !topic.partitions.is_empty()) {
-        if let Some(id) = topics.id(&topic.topic) {
-            partitions.entry(id).or_default().extend(topic.partitions.iter().copied());
-        }
-    }
-    Ok(partitions)
+    Ok(topics.by_id(assignment.assigned_partitions.iter().map(|topic| (&*topic.topic, &*topic.partitions))))
 }
 
 impl GroupShard {
@@ -197,17 +200,14 @@ fn upgrade_records(classic: &ClassicGroup, topics: &Topics) -> Option<Vec<Consum
             target.iter().map(|(topic, partitions)| (*topic, partitions.iter().map(with_epoch).collect())).collect();
         let info = MemberInfo {
             instance_id: member.instance_id.clone(),
-            rack_id: subscription.rack_id.as_deref().filter(|rack| !rack.is_empty()).map(Arc::from),
             client_id: member.client_id.clone(),
             client_host: member.client_host.clone(),
-            topics: subscription.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
-            regex: "".into(),
             rebalance_timeout_ms: member.rebalance_timeout_ms,
-            assignor: None,
             classic: Some(ClassicInfo {
                 session_timeout_ms: member.session_timeout_ms,
                 protocols: member.protocols.clone(),
             }),
+            ..subscribed_by_name(&subscription)
         };
         let current = CurrentAssignment {
             epoch,

@@ -7,6 +7,8 @@ use odradek_common::TopicId;
 use odradek_metadata::{Image, Topic};
 use siphasher::sip::SipHasher13;
 
+use super::member::Partitions;
+
 /// One image of the metadata. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Topics {
@@ -53,6 +55,17 @@ impl Topics {
 
     pub fn id(&self, name: &str) -> Option<TopicId> {
         self.image.topic_id(name)
+    }
+
+    /// Partitions that are told by the names of their topics. What is not there does not count.
+    pub fn by_id<'a>(&self, named: impl IntoIterator<Item = (&'a str, &'a [i32])>) -> Partitions {
+        let mut out = Partitions::new();
+        for (name, partitions) in named.into_iter().filter(|(_, partitions)| !partitions.is_empty()) {
+            if let Some(id) = self.id(name) {
+                out.entry(id).or_default().extend(partitions.iter().copied());
+            }
+        }
+        out
     }
 
     pub fn topic(&self, id: TopicId) -> Option<&Arc<Topic>> {
