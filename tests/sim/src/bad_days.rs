@@ -51,7 +51,7 @@ pub fn run(cluster: &mut Cluster<'_>) {
     start_work(cluster, topic);
     until_served(cluster, Duration::from_secs(30));
     let admissible: Vec<Fault> =
-        Fault::ALL.into_iter().filter(|fault| is_flushed || fault.cost() != Cost::AllUnsynced).collect();
+        Fault::ALL.iter().copied().filter(|fault| is_flushed || fault.cost() != Cost::AllUnsynced).collect();
     faults::inject(cluster, &[in_turn]);
     heal(cluster);
     for _ in 0..2 {

@@ -5,18 +5,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
-use odradek_common::time::Timestamp;
 use odradek_common::{ErrorCode, Uuid};
 use odradek_node::{Connection, World};
-use odradek_records::{Batches, RecordBatchBuilder};
-use odradek_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use odradek_wire::fetch_request::{FetchPartition, FetchTopic};
 use odradek_wire::metadata_request::MetadataRequestTopic;
-use odradek_wire::produce_request::{PartitionProduceData, TopicProduceData};
-use odradek_wire::{
-    CreateTopicsRequest, FetchRequest, InitProducerIdRequest, MetadataRequest, ProduceRequest, Records, Request, Str,
-};
+use odradek_wire::{InitProducerIdRequest, MetadataRequest, Request, Str};
 
 mod admin;
 mod data;
@@ -35,21 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Leader {
     pub broker: i32,
     pub epoch: i32,
-}
-
-/// One record as it was read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Fetched {
-    pub offset: i64,
-    pub value: Bytes,
-}
-
-/// What one fetch answered.
-#[derive(Clone, Debug)]
-pub struct FetchAnswer {
-    pub records: Vec<Fetched>,
-    pub high_watermark: i64,
-    pub next_offset: i64,
 }
 
 /// What a request failed with: a broken connection, or Kafka's error.
@@ -156,30 +133,6 @@ impl Client {
         Ok(())
     }
 
-    pub async fn create_topic(
-        &mut self,
-        name: &str,
-        partitions: i32,
-        replication_factor: i16,
-        configs: &[(&str, &str)],
-    ) -> Result<(), Failure> {
-        let configs = configs.iter().map(|(name, value)| CreatableTopicConfig {
-            name: Str::from(*name),
-            value: Some(Str::from(*value)),
-            ..Default::default()
-        });
-        let topic = CreatableTopic {
-            name: Str::from(name),
-            num_partitions: partitions,
-            replication_factor,
-            configs: configs.collect(),
-            ..Default::default()
-        };
-        let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 5_000, ..Default::default() };
-        let answer = self.ask_any(7, &request).await?;
-        answer.topics.iter().try_for_each(|topic| Failure::check(topic.error_code))
-    }
-
     pub async fn init_producer(&mut self) -> Result<Producer, Failure> {
         let request = InitProducerIdRequest {
             transactional_id: None,
@@ -191,85 +144,6 @@ impl Client {
         let answer = self.ask_any(4, &request).await?;
         Failure::check(answer.error_code)?;
         Ok(Producer { id: answer.producer_id, epoch: answer.producer_epoch })
-    }
-
-    /// Sends one batch to the partition's leader and answers its first offset.
-    #[allow(clippy::too_many_arguments)]
-    pub async fn produce(
-        &mut self,
-        topic: &str,
-        acks: i16,
-        partition: i32,
-        producer: Producer,
-        first_sequence: i32,
-        values: &[Vec<u8>],
-        timestamp: Timestamp,
-    ) -> Result<i64, Failure> {
-        let leader = *self.leaders.get(&partition).ok_or(Failure::Kafka(ErrorCode::LeaderNotAvailable))?;
-        let mut batch = RecordBatchBuilder::new().producer(producer.id.into(), producer.epoch.into(), first_sequence);
-        for value in values {
-            batch.append(timestamp, None, Some(value));
-        }
-        let records = batch.build().map_err(|error| io::Error::other(error.to_string()))?;
-        let data =
-            PartitionProduceData { index: partition, records: Some(Records::Bytes(records)), ..Default::default() };
-        let topic = TopicProduceData { name: Str::from(topic), partition_data: vec![data], ..Default::default() };
-        let request = ProduceRequest {
-            transactional_id: None,
-            acks,
-            timeout_ms: 3_000,
-            topic_data: vec![topic],
-            ..Default::default()
-        };
-        let answer = self.ask(leader.broker, 9, &request).await?;
-        let result = answer.responses.first().and_then(|topic| topic.partition_responses.first());
-        let result = result.ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
-        Failure::check(result.error_code)?;
-        Ok(result.base_offset)
-    }
-
-    /// Reads once from `offset`, waiting up to half a second for something new.
-    pub async fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> Result<FetchAnswer, Failure> {
-        let leader = *self.leaders.get(&partition).ok_or(Failure::Kafka(ErrorCode::LeaderNotAvailable))?;
-        let asked = FetchPartition {
-            partition,
-            current_leader_epoch: leader.epoch,
-            fetch_offset: offset,
-            partition_max_bytes: 1 << 20,
-            ..Default::default()
-        };
-        let topic = FetchTopic { topic: Str::from(topic), partitions: vec![asked], ..Default::default() };
-        let request = FetchRequest {
-            max_wait_ms: 500,
-            min_bytes: 1,
-            max_bytes: 8 << 20,
-            topics: vec![topic],
-            session_id: 0,
-            session_epoch: -1,
-            ..Default::default()
-        };
-        let answer = self.ask(leader.broker, 12, &request).await?;
-        Failure::check(answer.error_code)?;
-        let result = answer.responses.into_iter().next().and_then(|topic| topic.partitions.into_iter().next());
-        let result = result.ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
-        Failure::check(result.error_code)?;
-        let bytes = result.records.and_then(Records::into_bytes).unwrap_or_default();
-        let mut records = Vec::new();
-        let mut next_offset = offset;
-        for batch in Batches::new(bytes) {
-            // The last batch may be cut by the size limit.
-            let Ok(batch) = batch else { break };
-            batch.check_crc().map_err(|error| io::Error::other(error.to_string()))?;
-            next_offset = next_offset.max(batch.header.next_offset().0);
-            let all = batch.records(1 << 20).map_err(|error| io::Error::other(error.to_string()))?;
-            for record in all {
-                let record = record.map_err(|error| io::Error::other(error.to_string()))?;
-                if record.offset.0 >= offset {
-                    records.push(Fetched { offset: record.offset.0, value: record.value.unwrap_or_default() });
-                }
-            }
-        }
-        Ok(FetchAnswer { records, high_watermark: result.high_watermark, next_offset })
     }
 }
 

@@ -38,113 +38,82 @@ pub enum Cost {
     AllUnsynced,
 }
 
-/// A kind of fault.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Fault {
-    KillBroker,
-    LoseUnsyncedOfBroker,
-    PowerOffBroker,
-    KillController,
-    LoseUnsyncedOfController,
-    PowerOffController,
-    KillAllBrokers,
-    PowerOffAllBrokers,
-    KillAllNodes,
-    PowerOffAllNodes,
-    LoseMinorityOfControllers,
-    LoseMajorityOfControllers,
-    RestartAllInTurn,
-    DamageLog,
-    DamageIndex,
-    DamageTimeIndex,
-    DamageCheckpoint,
-    DamageProducerSnapshot,
-    DamageControllerSnapshot,
-    DamageRaftLog,
-    FullDisk,
-    FailedReads,
-    FailedWrites,
-    FailedSync,
-    SlowDisk,
-    ReadOnlyDisk,
-    FailedLogDir,
-    LoseMessages,
-    LongDelays,
-    SlowLink,
-    PartBrokerAndController,
-    PartBrokers,
-    PartControllers,
-    PartOneWay,
-    IsolateNode,
-    PartHalves,
-    HoldMessages,
-    ClockForward,
-    ClockBackward,
-    ClockDrift,
-    PauseBroker,
-    PauseController,
-    DuplicateBroker,
-    ReplaceByDuplicate,
-    WipeBroker,
-    WipeController,
-    OlderFiles,
-    NewerFiles,
+/// The kinds of fault, each with its name in reports.
+macro_rules! faults {
+    ($($fault:ident = $name:literal,)*) => {
+        /// A kind of fault.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Fault {
+            $($fault,)*
+        }
+
+        use Fault::*;
+
+        impl Fault {
+            pub const ALL: &[Fault] = &[$($fault,)*];
+
+            /// The name in reports.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($fault => $name,)*
+                }
+            }
+        }
+    };
 }
 
-use Fault::*;
+faults! {
+    KillBroker = "kill broker",
+    LoseUnsyncedOfBroker = "lose all unsynced of broker",
+    PowerOffBroker = "power off broker",
+    KillController = "kill controller",
+    LoseUnsyncedOfController = "lose all unsynced of controller",
+    PowerOffController = "power off controller",
+    KillAllBrokers = "kill all brokers",
+    PowerOffAllBrokers = "power off all brokers",
+    KillAllNodes = "kill all nodes",
+    PowerOffAllNodes = "power off all nodes",
+    LoseMinorityOfControllers = "lose minority of controllers",
+    LoseMajorityOfControllers = "lose majority of controllers",
+    RestartAllInTurn = "restart all in turn",
+    DamageLog = "flip bit in log",
+    DamageIndex = "flip bit in index",
+    DamageTimeIndex = "flip bit in time index",
+    DamageCheckpoint = "flip bit in checkpoint",
+    DamageProducerSnapshot = "flip bit in producer snapshot",
+    DamageControllerSnapshot = "flip bit in controller snapshot",
+    DamageRaftLog = "flip bit in Raft log",
+    FullDisk = "full disk",
+    FailedReads = "failed reads",
+    FailedWrites = "failed writes",
+    FailedSync = "failed sync",
+    SlowDisk = "slow disk",
+    ReadOnlyDisk = "read-only disk",
+    FailedLogDir = "failed log directory",
+    LoseMessages = "lose messages",
+    LongDelays = "long delays",
+    SlowLink = "slow link",
+    PartBrokerAndController = "part broker and controller",
+    PartBrokers = "part brokers",
+    PartControllers = "part controllers",
+    PartOneWay = "part one way",
+    IsolateNode = "isolate node",
+    PartHalves = "part halves",
+    HoldMessages = "hold and release messages",
+    ClockForward = "clock jumps forward",
+    ClockBackward = "clock jumps backward",
+    ClockDrift = "clock drifts",
+    PauseBroker = "pause broker",
+    PauseController = "pause controller",
+    DuplicateBroker = "duplicate broker beside a live one",
+    ReplaceByDuplicate = "duplicate broker takes over",
+    WipeBroker = "wipe broker",
+    WipeController = "wipe controller",
+    OlderFiles = "files of an older version",
+    NewerFiles = "files of a newer version",
+}
 
 impl Fault {
-    pub const ALL: [Fault; 48] = [
-        KillBroker,
-        LoseUnsyncedOfBroker,
-        PowerOffBroker,
-        KillController,
-        LoseUnsyncedOfController,
-        PowerOffController,
-        KillAllBrokers,
-        PowerOffAllBrokers,
-        KillAllNodes,
-        PowerOffAllNodes,
-        LoseMinorityOfControllers,
-        LoseMajorityOfControllers,
-        RestartAllInTurn,
-        DamageLog,
-        DamageIndex,
-        DamageTimeIndex,
-        DamageCheckpoint,
-        DamageProducerSnapshot,
-        DamageControllerSnapshot,
-        DamageRaftLog,
-        FullDisk,
-        FailedReads,
-        FailedWrites,
-        FailedSync,
-        SlowDisk,
-        ReadOnlyDisk,
-        FailedLogDir,
-        LoseMessages,
-        LongDelays,
-        SlowLink,
-        PartBrokerAndController,
-        PartBrokers,
-        PartControllers,
-        PartOneWay,
-        IsolateNode,
-        PartHalves,
-        HoldMessages,
-        ClockForward,
-        ClockBackward,
-        ClockDrift,
-        PauseBroker,
-        PauseController,
-        DuplicateBroker,
-        ReplaceByDuplicate,
-        WipeBroker,
-        WipeController,
-        OlderFiles,
-        NewerFiles,
-    ];
-
     /// Those after which a topic without a flush policy, with three replicas and `min.insync.replicas=2`, has all its
     /// records, one at a time, and which are over by themselves in seconds.
     pub const BRIEF: [Fault; 12] = [
@@ -161,60 +130,6 @@ impl Fault {
         HoldMessages,
         PauseBroker,
     ];
-
-    /// The name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            KillBroker => "kill broker",
-            LoseUnsyncedOfBroker => "lose all unsynced of broker",
-            PowerOffBroker => "power off broker",
-            KillController => "kill controller",
-            LoseUnsyncedOfController => "lose all unsynced of controller",
-            PowerOffController => "power off controller",
-            KillAllBrokers => "kill all brokers",
-            PowerOffAllBrokers => "power off all brokers",
-            KillAllNodes => "kill all nodes",
-            PowerOffAllNodes => "power off all nodes",
-            LoseMinorityOfControllers => "lose minority of controllers",
-            LoseMajorityOfControllers => "lose majority of controllers",
-            RestartAllInTurn => "restart all in turn",
-            DamageLog => "flip bit in log",
-            DamageIndex => "flip bit in index",
-            DamageTimeIndex => "flip bit in time index",
-            DamageCheckpoint => "flip bit in checkpoint",
-            DamageProducerSnapshot => "flip bit in producer snapshot",
-            DamageControllerSnapshot => "flip bit in controller snapshot",
-            DamageRaftLog => "flip bit in Raft log",
-            FullDisk => "full disk",
-            FailedReads => "failed reads",
-            FailedWrites => "failed writes",
-            FailedSync => "failed sync",
-            SlowDisk => "slow disk",
-            ReadOnlyDisk => "read-only disk",
-            FailedLogDir => "failed log directory",
-            LoseMessages => "lose messages",
-            LongDelays => "long delays",
-            SlowLink => "slow link",
-            PartBrokerAndController => "part broker and controller",
-            PartBrokers => "part brokers",
-            PartControllers => "part controllers",
-            PartOneWay => "part one way",
-            IsolateNode => "isolate node",
-            PartHalves => "part halves",
-            HoldMessages => "hold and release messages",
-            ClockForward => "clock jumps forward",
-            ClockBackward => "clock jumps backward",
-            ClockDrift => "clock drifts",
-            PauseBroker => "pause broker",
-            PauseController => "pause controller",
-            DuplicateBroker => "duplicate broker beside a live one",
-            ReplaceByDuplicate => "duplicate broker takes over",
-            WipeBroker => "wipe broker",
-            WipeController => "wipe controller",
-            OlderFiles => "files of an older version",
-            NewerFiles => "files of a newer version",
-        }
-    }
 
     pub fn cost(self) -> Cost {
         match self {

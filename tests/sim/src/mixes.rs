@@ -263,7 +263,7 @@ const SERVED_AGAIN_MAX: Duration = Duration::from_secs(90);
 fn admissible(topics: &[Topic]) -> Vec<Fault> {
     let has_retention = topics.contains(&AGING);
     let is_clock = |fault: &Fault| matches!(fault, Fault::ClockForward | Fault::ClockBackward | Fault::ClockDrift);
-    let all = Fault::ALL.into_iter().filter(|fault| fault.cost() != Cost::AllUnsynced);
+    let all = Fault::ALL.iter().copied().filter(|fault| fault.cost() != Cost::AllUnsynced);
     all.filter(|fault| !(has_retention && is_clock(fault))).collect()
 }
 

@@ -37,7 +37,7 @@ fn missing() -> Failure {
 }
 
 impl Client {
-    /// As `create_topic`; answers the new topic's id.
+    /// Makes a topic and answers its id.
     pub async fn create(
         &mut self,
         name: &str,

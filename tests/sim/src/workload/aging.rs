@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Job, Part, Place, Topic, held};
-use crate::client::{EARLIEST, LATEST, Outgoing, Producer, ReadFrom, Sending};
+use super::{Job, Part, Place, Topic, held, leading_number};
+use crate::client::{EARLIEST, LATEST, Outgoing, ReadFrom, Sending};
 
 /// One acknowledged record: its number, and when it was surely not yet sent.
 #[derive(Clone, Copy, Debug)]
@@ -31,16 +31,9 @@ impl Aging {
 
     async fn produce(self: Rc<Self>, place: Place, partition: i32) {
         let (mut client, name) = (place.client(), self.topic.name);
-        let mut identity: Option<Producer> = None;
+        let Some(producer) = place.producer(&mut client).await else { return };
         let mut number = 0u64;
         while !place.history.stops() {
-            let Some(producer) = identity else {
-                identity = client.init_producer().await.ok();
-                if identity.is_none() {
-                    place.pause().await;
-                }
-                continue;
-            };
             let sending = Sending {
                 acks: -1,
                 producer: Some((producer, number as i32)),
@@ -120,15 +113,10 @@ impl Aging {
     async fn check(self: Rc<Self>, place: Place) {
         let (mut client, name, history) = (place.client(), self.topic.name, &place.history);
         for partition in 0..self.topic.partitions {
-            let read = client.read_to_end(name, partition, ReadFrom::offset(0), Duration::from_secs(60)).await;
-            let Some(records) = read else {
-                return history.broken(format!("liveness: {name}-{partition} cannot be read in the end"));
-            };
+            let read = place.read_in_the_end(&mut client, name, partition, ReadFrom::offset(0)).await;
+            let Some(records) = read else { return };
             let found: BTreeMap<i64, u64> = (records.iter())
-                .filter_map(|record| {
-                    let text = std::str::from_utf8(record.value.as_deref()?).ok()?;
-                    Some((record.offset, text.split(' ').next()?.parse().ok()?))
-                })
+                .filter_map(|record| Some((record.offset, leading_number(record.value.as_deref())?)))
                 .collect();
             let now_ms = place.world.timestamp().0;
             for ((_, offset), record) in held(&self.acknowledged).range((partition, 0)..=(partition, i64::MAX)) {

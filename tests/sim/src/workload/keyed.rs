@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use odradek_common::ErrorCode;
 
-use super::{Job, Part, Place, Topic, held};
-use crate::client::{Outgoing, Producer, ReadFrom, Sending};
+use super::{Job, Part, Place, Topic, held, leading_number};
+use crate::client::{Outgoing, ReadFrom, Sending};
 
 /// What is known of a key: the numbers of the last record that was acknowledged and of the last one that was sent.
 #[derive(Clone, Copy, Default, Debug)]
@@ -36,16 +36,9 @@ impl Keyed {
 
     async fn produce(self: Rc<Self>, place: Place, partition: i32) {
         let (mut client, name) = (place.client(), self.topic.name);
-        let mut identity: Option<Producer> = None;
+        let Some(producer) = place.producer(&mut client).await else { return };
         let (mut number, mut sequence) = (0u64, 0);
         while !place.history.stops() {
-            let Some(producer) = identity else {
-                identity = client.init_producer().await.ok();
-                if identity.is_none() {
-                    place.pause().await;
-                }
-                continue;
-            };
             number += 1;
             let key = place.below(self.keys);
             held(&self.known).entry((partition, key)).or_default().sent = number;
@@ -85,22 +78,16 @@ impl Keyed {
     async fn check(self: Rc<Self>, place: Place) {
         let (mut client, name, history) = (place.client(), self.topic.name, &place.history);
         for partition in 0..self.topic.partitions {
-            let read = client.read_to_end(name, partition, ReadFrom::offset(0), Duration::from_secs(60)).await;
-            let Some(records) = read else {
-                return history.broken(format!("liveness: {name}-{partition} cannot be read in the end"));
-            };
+            let read = place.read_in_the_end(&mut client, name, partition, ReadFrom::offset(0)).await;
+            let Some(records) = read else { return };
             let (mut last, mut previous) = (BTreeMap::new(), -1);
             for record in &records {
                 if record.offset <= previous {
                     history.broken(format!("rule 1: {name}-{partition}: {} follows {previous}", record.offset));
                 }
                 previous = record.offset;
-                let text = |bytes: &Option<bytes::Bytes>| {
-                    String::from_utf8_lossy(bytes.as_deref().unwrap_or_default()).into_owned()
-                };
-                let key: u64 = text(&record.key).parse().unwrap_or(u64::MAX);
-                let number = text(&record.value).split(' ').next().and_then(|word| word.parse::<u64>().ok());
-                last.insert(key, number);
+                let key = leading_number(record.key.as_deref()).unwrap_or(u64::MAX);
+                last.insert(key, leading_number(record.value.as_deref()));
             }
             let cleaned = (previous + 1 - records.len() as i64).max(0);
             history.count_work_by("record cleaned away", cleaned as u64);

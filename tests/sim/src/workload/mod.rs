@@ -17,7 +17,7 @@ use std::time::Duration;
 use odradek_common::rng::Rng;
 use odradek_node::World;
 
-use crate::client::Client;
+use crate::client::{Client, Producer, ReadFrom, Seen};
 
 pub mod admin;
 pub mod aging;
@@ -50,6 +50,32 @@ impl Place {
 
     pub async fn pause(&self) {
         self.world.sleep(RETRY_PAUSE).await;
+    }
+
+    /// An id for an idempotent producer, however often the cluster has to be asked. `None`: the history says stop.
+    pub async fn producer(&self, client: &mut Client) -> Option<Producer> {
+        while !self.history.stops() {
+            if let Ok(producer) = client.init_producer().await {
+                return Some(producer);
+            }
+            self.pause().await;
+        }
+        None
+    }
+
+    /// What a partition holds in the end; when nobody can tell, a rule is broken.
+    pub async fn read_in_the_end(
+        &self,
+        client: &mut Client,
+        topic: &str,
+        partition: i32,
+        from: ReadFrom,
+    ) -> Option<Vec<Seen>> {
+        let records = client.read_to_end(topic, partition, from, END_PATIENCE).await;
+        if records.is_none() {
+            self.history.broken(format!("liveness: {topic}-{partition} cannot be read in the end"));
+        }
+        records
     }
 
     /// A number below `limit`, which is not 0.
@@ -149,6 +175,14 @@ impl History {
     pub fn acknowledged_count(&self) -> usize {
         self.acknowledged.lock().expect("no holder panics").len()
     }
+}
+
+/// In which a partition has to be read whole when the faults are over.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The number that a value begins with.
+fn leading_number(value: Option<&[u8]>) -> Option<u64> {
+    std::str::from_utf8(value?).ok()?.split(' ').next()?.parse().ok()
 }
 
 /// Before a request is sent again.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Job, Part, Place, Topic, held};
+use super::{Job, Part, Place, Topic, held, leading_number};
 use crate::client::{Outgoing, ReadFrom, Sending};
 use crate::oracle::visible::Visible;
 
@@ -56,15 +56,12 @@ impl Plain {
     async fn check(self: Rc<Self>, place: Place) {
         let (mut client, name, history) = (place.client(), self.topic.name, &place.history);
         for partition in 0..self.topic.partitions {
-            let read = client.read_to_end(name, partition, ReadFrom::offset(0), Duration::from_secs(60)).await;
-            let Some(records) = read else {
-                return history.broken(format!("liveness: {name}-{partition} cannot be read in the end"));
-            };
+            let read = place.read_in_the_end(&mut client, name, partition, ReadFrom::offset(0)).await;
+            let Some(records) = read else { return };
             self.visible.compare(partition, &records, history);
             let mut found = BTreeMap::new();
             for record in &records {
-                let text = record.value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
-                let number = text.and_then(|text| text.split(' ').next()).and_then(|word| word.parse::<u64>().ok());
+                let number = leading_number(record.value.as_deref());
                 match number.filter(|number| held(&self.sent).contains(&(partition, *number))) {
                     Some(number) => drop(found.insert(record.offset, number)),
                     None => history.broken(format!("rule 1: {name}-{partition}/{}: nobody sent this", record.offset)),

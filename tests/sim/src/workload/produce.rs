@@ -11,7 +11,7 @@ use odradek_common::ErrorCode;
 use odradek_node::World;
 
 use super::{Acknowledged, History, Job, Part, Place, RETRY_PAUSE, Topic};
-use crate::client::{Client, Failure, Producer};
+use crate::client::{Client, Failure, Outgoing, Producer, ReadFrom, Sending};
 
 /// Producers of one topic, and a reader of each partition.
 pub struct Produce {
@@ -70,8 +70,8 @@ pub async fn create_topic(world: World, bootstrap: Vec<(String, u16)>, topic: To
     let Topic { name, partitions, replicas, configs, .. } = topic;
     let mut client = Client::new(world.clone(), bootstrap);
     loop {
-        match client.create_topic(name, partitions, replicas, configs).await {
-            Ok(()) | Err(Failure::Kafka(ErrorCode::TopicAlreadyExists)) => break,
+        match client.create(name, partitions, replicas, configs).await {
+            Ok(_) | Err(Failure::Kafka(ErrorCode::TopicAlreadyExists)) => break,
             Err(_) => world.sleep(RETRY_PAUSE).await,
         }
     }
@@ -116,11 +116,13 @@ async fn produce_at(
             continue;
         };
         let count = 1 + number % 3;
-        let values: Vec<Vec<u8>> = (number..number + count).map(|number| value(producer, number)).collect();
-        let Topic { name, acks, .. } = topic;
-        let sent = client.produce(name, acks, partition, known, number as i32, &values, world.timestamp());
-        let outcome = sent.await;
-        match outcome {
+        let sending = Sending {
+            acks: topic.acks,
+            producer: Some((known, number as i32)),
+            records: (number..number + count).map(|number| Outgoing::of_value(value(producer, number))).collect(),
+            ..Default::default()
+        };
+        match client.send(topic.name, partition, &sending).await {
             Ok(base) => {
                 let mut acknowledged = history.acknowledged.lock().expect("no holder panics");
                 acknowledged.extend((0..count).map(|n| Acknowledged {
@@ -160,9 +162,10 @@ pub async fn read_all(
     let mut offset = 0;
     let limit = world.instant() + patience;
     while world.instant() < limit {
-        match client.fetch(topic, partition, offset).await {
+        match client.read(topic, partition, ReadFrom::offset(offset)).await {
             Ok(answer) => {
-                records.extend(answer.records.into_iter().map(|record| (record.offset, record.value.to_vec())));
+                let values = answer.records.into_iter().map(|record| (record.offset, record.value));
+                records.extend(values.map(|(offset, value)| (offset, value.unwrap_or_default().to_vec())));
                 offset = answer.next_offset;
                 if offset >= answer.high_watermark {
                     return Some(records);
@@ -191,7 +194,7 @@ pub async fn watch(
     let mut highest: BTreeMap<i32, i64> = BTreeMap::new();
     while !history.stops() {
         let epoch = client.leaders.get(&partition).map_or(-1, |leader| leader.epoch);
-        match client.fetch(topic, partition, offset).await {
+        match client.read(topic, partition, ReadFrom::offset(offset)).await {
             Ok(answer) => {
                 let seen = highest.entry(epoch).or_insert(answer.high_watermark);
                 if answer.high_watermark < *seen {

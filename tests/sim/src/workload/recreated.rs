@@ -70,9 +70,7 @@ impl Recreated {
             }
             let id = client.topic_id;
             let from = ReadFrom { topic_id: Some(id), ..ReadFrom::offset(0) };
-            let Some(records) = client.read_to_end(name, 0, from, Duration::from_secs(60)).await else {
-                return place.history.broken(format!("liveness: {name}-0 cannot be read in the end"));
-            };
+            let Some(records) = place.read_in_the_end(&mut client, name, 0, from).await else { return };
             let mut found = BTreeMap::new();
             for record in records {
                 let text =
