@@ -44,6 +44,29 @@ fn obey(cluster: &Cluster, command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a program to its OK, at most `limit` from when it has STARTED; then the brokers meet with `fate`.
+fn once_started(
+    cluster: &Cluster,
+    command: Command,
+    limit: Duration,
+    fate: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let log = tempfile::NamedTempFile::new()?;
+    let said = || std::fs::read_to_string(log.path()).unwrap_or_default();
+    let mut program = Process::start(command, log.path())?;
+    wait_for("the first group", RUN_LIMIT, || {
+        ensure!(program.exited().is_none(), "the program ended:\n{}", said());
+        Ok(said().contains("STARTED").then_some(()))
+    })?;
+    if !cluster.is_attached() {
+        fate()?;
+    }
+    let status = program.wait(limit).with_context(said)?;
+    let text = said();
+    ensure!(status.success() && text.lines().any(|line| line == "OK"), "{text}");
+    Ok(())
+}
+
 /// Three brokers whose groups begin at once.
 fn of_three() -> Spec {
     Spec::new(1, 3).set("offsets.topic.num.partitions", 3).set("group.initial.rebalance.delay.ms", 0)
@@ -67,22 +90,11 @@ fn of_three_with_consumer_groups() -> Spec {
 fn the_consumer_protocol_works_while_a_broker_is_killed() {
     let Some(class_path) = class_path("java") else { return };
     of_three_with_consumer_groups().run(|cluster| {
-        let log = tempfile::NamedTempFile::new()?;
-        let said = || std::fs::read_to_string(log.path()).unwrap_or_default();
-        let mut program =
-            Process::start(program(&class_path, &["consumer-protocol", cluster.bootstrap()]), log.path())?;
-        wait_for("the first group", RUN_LIMIT, || {
-            ensure!(program.exited().is_none(), "the program ended:\n{}", said());
-            Ok(said().contains("STARTED").then_some(()))
-        })?;
-        if !cluster.is_attached() {
+        let command = program(&class_path, &["consumer-protocol", cluster.bootstrap()]);
+        once_started(cluster, command, RUN_LIMIT * 2, || {
             cluster.broker(2).kill()?;
-            cluster.broker(2).start()?;
-        }
-        let status = program.wait(RUN_LIMIT * 2).with_context(said)?;
-        let text = said();
-        ensure!(status.success() && text.lines().any(|line| line == "OK"), "{text}");
-        Ok(())
+            cluster.broker(2).start()
+        })
     });
 }
 
@@ -194,19 +206,7 @@ fn groups_share_and_commit_while_a_broker_is_killed() {
     let Some(class_path) = class_path("java") else { return };
     let spec = Spec::new(1, 3).set("offsets.topic.num.partitions", 3).set("group.initial.rebalance.delay.ms", 0);
     spec.run(|cluster| {
-        let log = tempfile::NamedTempFile::new()?;
-        let said = || std::fs::read_to_string(log.path()).unwrap_or_default();
-        let mut program = Process::start(program(&class_path, &["groups", cluster.bootstrap()]), log.path())?;
-        wait_for("the first group", RUN_LIMIT, || {
-            ensure!(program.exited().is_none(), "the program ended:\n{}", said());
-            Ok(said().contains("STARTED").then_some(()))
-        })?;
-        if !cluster.is_attached() {
-            cluster.broker(2).kill()?;
-        }
-        let status = program.wait(RUN_LIMIT).with_context(said)?;
-        let text = said();
-        ensure!(status.success() && text.lines().any(|line| line == "OK"), "{text}");
-        Ok(())
+        let command = program(&class_path, &["groups", cluster.bootstrap()]);
+        once_started(cluster, command, RUN_LIMIT, || cluster.broker(2).kill())
     });
 }

@@ -104,17 +104,8 @@ pub fn config(connection: &mut Connection, topic: &str, name: &str) -> anyhow::R
     Ok((code, values.pop().unwrap_or_default()))
 }
 
-/// ListOffsets v5, read_committed: the error code, and the last stable offset.
+/// ListOffsets, read_committed: the error code, and the last stable offset.
 pub fn stable_end(connection: &mut Connection, topic: &str, partition: i32) -> anyhow::Result<(i16, i64)> {
-    let mut request = connection.request(2, 5);
-    request.i32(-1).i8(1).i32(1).string(topic).i32(1).i32(partition).i32(-1).i64(-1);
-    let body = connection.call(request)?;
-    let mut answer = Reader(&body);
-    answer.i32()?;
-    ensure!(answer.i32()? == 1, "one topic");
-    answer.string()?;
-    ensure!(answer.i32()? == 1, "one partition");
-    answer.i32()?;
-    let (code, _timestamp, offset) = (answer.i16()?, answer.i64()?, answer.i64()?);
+    let (code, _timestamp, offset, _epoch) = connection.list_offset_for(1, topic, partition, -1)?;
     Ok((code, offset))
 }

@@ -173,8 +173,19 @@ impl Connection {
 
     /// ListOffsets v5: (error, timestamp, offset, leader epoch).
     pub fn list_offset(&mut self, topic: &str, partition: i32, timestamp: i64) -> anyhow::Result<(i16, i64, i64, i32)> {
+        self.list_offset_for(0, topic, partition, timestamp)
+    }
+
+    /// As `list_offset`, for a reader of isolation level 0 (read_uncommitted) or 1 (read_committed).
+    pub fn list_offset_for(
+        &mut self,
+        isolation: i8,
+        topic: &str,
+        partition: i32,
+        timestamp: i64,
+    ) -> anyhow::Result<(i16, i64, i64, i32)> {
         let mut request = self.request(2, 5);
-        request.i32(-1).i8(0).i32(1).string(topic).i32(1).i32(partition).i32(-1).i64(timestamp);
+        request.i32(-1).i8(isolation).i32(1).string(topic).i32(1).i32(partition).i32(-1).i64(timestamp);
         let body = self.call(request)?;
         let mut answer = Reader(&body);
         answer.i32()?;
