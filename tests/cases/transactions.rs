@@ -1,4 +1,5 @@
-//! Transactions of librdkafka while their coordinator dies, and what operators see and do: `odradek txn` and Kafka's own tool.
+//! Transactions of librdkafka while their coordinator dies, two-phase commit, and what operators see and do: `odradek txn` and
+//! Kafka's own tool.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,9 +11,12 @@ use odradek_node::{Connection, World};
 use odradek_records::RecordBatchBuilder;
 use odradek_tests::cluster::program;
 use odradek_tests::kafka::Tools;
-use odradek_tests::{Cluster, Spec, real, wait_for};
+use odradek_tests::{Cluster, Spec, client, real, wait_for};
 use odradek_wire::produce_request::{PartitionProduceData, TopicProduceData};
-use odradek_wire::{ProduceRequest, Records};
+use odradek_wire::{
+    EndTxnRequest, FindCoordinatorRequest, InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, Records,
+    Request,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -135,37 +139,139 @@ fn transactions_of_librdkafka_are_whole_though_their_coordinators_die() {
     });
 }
 
-/// A batch of a transaction that no coordinator knows of: the broker is told not to ask.
-fn hang(cluster: &Cluster, topic: &str) -> anyhow::Result<()> {
-    let mut builder = RecordBatchBuilder::new().producer(ProducerId(777), ProducerEpoch(3), 0).transactional(true);
-    builder.append(Timestamp(1_700_000_000_000), None, Some(b"hangs"));
+/// Asks the first broker.
+fn ask<R: Request>(cluster: &Cluster, version: i16, request: &R) -> anyhow::Result<R::Response> {
+    let bootstrap = cluster.bootstrap().split(',').next().unwrap_or_default().to_owned();
+    let (host, port) = bootstrap.split_once(':').context("HOST:PORT")?;
+    real::block_on(async {
+        let mut connection = Connection::open(&World::real(), host, port.parse()?, "by hand", LIMIT).await?;
+        anyhow::Ok(connection.call(version, request).await?)
+    })
+}
+
+/// Produces one transactional record, its producer's first to partition 0; the error code.
+fn produce(
+    cluster: &Cluster,
+    version: i16,
+    id: &str,
+    producer: (i64, i16),
+    topic: &str,
+    value: &str,
+) -> anyhow::Result<i16> {
+    let mut builder = RecordBatchBuilder::new();
+    builder = builder.producer(ProducerId(producer.0), ProducerEpoch(producer.1), 0).transactional(true);
+    builder.append(Timestamp(1_700_000_000_000), None, Some(value.as_bytes()));
     let data = PartitionProduceData { records: Some(Records::Bytes(builder.build()?)), ..Default::default() };
     let request = ProduceRequest {
-        transactional_id: Some("hangs".into()),
+        transactional_id: Some(id.into()),
         acks: -1,
         timeout_ms: 5_000,
         topic_data: vec![TopicProduceData { name: topic.into(), partition_data: vec![data], ..Default::default() }],
         ..Default::default()
     };
-    let bootstrap = cluster.bootstrap().split(',').next().unwrap_or_default().to_owned();
-    let (host, port) = bootstrap.split_once(':').context("HOST:PORT")?;
-    let answer = real::block_on(async {
-        let mut connection = Connection::open(&World::real(), host, port.parse()?, "hangs", LIMIT).await?;
-        anyhow::Ok(connection.call(9, &request).await?)
-    })?;
-    let error = answer.responses[0].partition_responses[0].error_code;
+    Ok(ask(cluster, version, &request)?.responses[0].partition_responses[0].error_code)
+}
+
+/// A batch of a transaction that no coordinator knows of: the broker is told not to ask.
+fn hang(cluster: &Cluster, topic: &str) -> anyhow::Result<()> {
+    let error = produce(cluster, 9, "hangs", (777, 3), topic, "hangs")?;
     ensure!(error == 0, "error {error}");
     Ok(())
 }
 
-#[test]
-fn operators_list_describe_find_and_abort_transactions() {
-    let spec = Spec::new(1, 1)
+fn of_one() -> Spec {
+    Spec::new(1, 1)
         .set("offsets.topic.replication.factor", 1)
         .set("transaction.state.log.replication.factor", 1)
         .set("transaction.state.log.min.isr", 1)
-        .set("transaction.partition.verification.enable", false)
-        .set("odradek.metrics.listener", "127.0.0.1:0");
+}
+
+/// KIP-939. The records of a producer that is gone are committed by the next one, as somebody else has decided.
+#[test]
+fn a_prepared_transaction_is_ended_by_the_producer_that_follows() {
+    const INIT: i16 = 6;
+    of_one().run(|cluster| {
+        let mut plain = client::Connection::open(cluster.bootstrap())?;
+        ensure!(plain.api_versions()?.contains(&(22, 0, INIT - 1)), "two-phase commit is on by default");
+        Ok(())
+    });
+    of_one().set("transaction.two.phase.commit.enable", true).run(|cluster| {
+        real::create_topic(cluster.bootstrap(), "prepared", 1, 1, &[])?;
+        let init = |keep_prepared_txn| -> anyhow::Result<InitProducerIdResponse> {
+            let request = InitProducerIdRequest {
+                transactional_id: Some("two".into()),
+                // Longer than transactions may take otherwise.
+                transaction_timeout_ms: i32::MAX,
+                enable2_pc: true,
+                keep_prepared_txn,
+                ..InitProducerIdRequest::default()
+            };
+            wait_for("a producer id", LIMIT, || {
+                let answer = ask(cluster, INIT, &request)?;
+                // The coordinator's topic is being made, or is loaded.
+                Ok((![14, 15, 16].contains(&answer.error_code)).then_some(answer))
+            })
+        };
+        let end = |producer: (i64, i16), committed| -> anyhow::Result<(i16, (i64, i16))> {
+            let request = EndTxnRequest {
+                transactional_id: "two".into(),
+                producer_id: producer.0,
+                producer_epoch: producer.1,
+                committed,
+                ..EndTxnRequest::default()
+            };
+            let answer = ask(cluster, 5, &request)?;
+            Ok((answer.error_code, (answer.producer_id, answer.producer_epoch)))
+        };
+        let found = ask(
+            cluster,
+            4,
+            &FindCoordinatorRequest {
+                key_type: 1,
+                coordinator_keys: vec!["two".into()],
+                ..FindCoordinatorRequest::default()
+            },
+        )?;
+        ensure!(found.coordinators.len() == 1);
+        let first = init(false)?;
+        ensure!(first.error_code == 0 && first.ongoing_txn_producer_id == -1, "{first:?}");
+        let gone = (first.producer_id, first.producer_epoch);
+        ensure!(produce(cluster, 12, "two", gone, "prepared", "decided elsewhere")? == 0);
+        let described = json(cluster, "txn describe two")?;
+        ensure!(described["state"] == "Ongoing" && described["timeout_ms"] == i32::MAX, "{described}");
+
+        let heir = init(true)?;
+        ensure!((heir.ongoing_txn_producer_id, heir.ongoing_txn_producer_epoch) == gone, "{heir:?}");
+        let heir = (heir.producer_id, heir.producer_epoch);
+        let (fenced, _) = end(gone, false)?;
+        ensure!(fenced == 90, "PRODUCER_FENCED: {fenced}");
+        ensure!(read(cluster, "prepared", 0, "read_committed")?.is_empty(), "it is not decided");
+        for broker in cluster.brokers() {
+            broker.kill()?;
+            broker.start()?;
+        }
+        let (error, next) = wait_for("the end", LIMIT, || {
+            let ended = end(heir, true).ok();
+            Ok(ended.filter(|(error, _)| ![14, 15, 16].contains(error)))
+        })?;
+        ensure!(error == 0 && next.1 > heir.1, "{error} {next:?}");
+        wait_for("the records", LIMIT, || {
+            Ok((read(cluster, "prepared", 0, "read_committed")? == ["decided elsewhere"]).then_some(()))
+        })?;
+        ensure!(produce(cluster, 12, "two", heir, "prepared", "too late")? != 0, "the heir's epoch is over");
+        ensure!(produce(cluster, 12, "two", next, "prepared", "one more")? == 0);
+        ensure!(end(next, true)?.0 == 0);
+        wait_for("the next transaction", LIMIT, || {
+            let values = read(cluster, "prepared", 0, "read_committed")?;
+            Ok((values == ["decided elsewhere", "one more"]).then_some(()))
+        })
+    });
+}
+
+#[test]
+fn operators_list_describe_find_and_abort_transactions() {
+    let spec =
+        of_one().set("transaction.partition.verification.enable", false).set("odradek.metrics.listener", "127.0.0.1:0");
     spec.run(|cluster| {
         let late = |count| {
             let broker = cluster.brokers().next().context("a broker")?;

@@ -24,7 +24,7 @@ use odradek_broker_core::coordinator::{
 };
 use odradek_broker_core::transaction::{
     NamedPartition, Producer, State, Transaction, TransactionConfig, TransactionEffect, TransactionQuery,
-    TransactionRecord, TransactionRequest, TransactionResponse, TransactionShard, TransactionVersion,
+    TransactionRecord, TransactionRequest, TransactionResponse, TransactionShard, TransactionVersion, TwoPhase,
 };
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::{Instant, Now, Timestamp};
@@ -170,7 +170,8 @@ impl Bench {
             "init" => {
                 let timeout_ms = named.get("timeout").map_or(60_000, |text| text.parse().expect("milliseconds"));
                 let expected = named.get("as").map(|text| producer(text));
-                self.request(|fresh| TransactionRequest::Init { id: id(), timeout_ms, expected, fresh });
+                let two_phase = TwoPhase { enable: plain.contains(&"2pc"), keep_prepared: plain.contains(&"keep") };
+                self.request(|fresh| TransactionRequest::Init { id: id(), timeout_ms, expected, two_phase, fresh });
             }
             "add" => {
                 let patience = named.get("patience").map_or(0, |text| text.parse().expect("milliseconds"));
@@ -288,6 +289,9 @@ fn partitions_text<'a>(partitions: impl IntoIterator<Item = &'a NamedPartition>)
 fn answer_text(answer: &TransactionResponse) -> String {
     match answer {
         TransactionResponse::Producer(producer) => format!("{}/{}", producer.id, producer.epoch),
+        TransactionResponse::TookOver { producer, ongoing } => {
+            format!("{}/{} to end {}/{}", producer.id, producer.epoch, ongoing.id, ongoing.epoch)
+        }
         TransactionResponse::WantProducerId => "wants a producer id".to_owned(),
         TransactionResponse::Verified(verified) => {
             let all: Vec<String> =
@@ -339,10 +343,14 @@ fn record_text(record: &TransactionRecord) -> String {
         transaction.updated_ms,
         transaction.version.0
     );
-    for (name, id) in [("before", transaction.previous_producer), ("next", transaction.next_producer)] {
-        if id.0 != -1 && id != transaction.producer {
-            let _ = write!(text, " {name}={id}");
-        }
+    let (before, next) = (transaction.previous_producer, transaction.next_producer);
+    if before.0 != -1 && before != transaction.producer {
+        let _ = write!(text, " before={before}");
+    }
+    match transaction.next_epoch.0 {
+        -1 if next.0 == -1 || next == transaction.producer => {}
+        -1 => _ = write!(text, " next={next}"),
+        epoch => _ = write!(text, " next={next}/{epoch}"),
     }
     if record.format != 1 {
         let _ = write!(text, " format={}", record.format);

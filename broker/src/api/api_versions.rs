@@ -8,7 +8,7 @@ use odradek_wire::api_versions_request::ApiVersionsRequest;
 use odradek_wire::api_versions_response::{ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey};
 use odradek_wire::{Str, api_versions_entries, unsupported_api_versions_version};
 
-use super::dispatch::{APIS, Asked};
+use super::dispatch::Asked;
 use super::{Api, Client};
 use crate::life::supported_features;
 
@@ -30,41 +30,42 @@ impl Api {
         if other_cluster || other_node {
             return error(ErrorCode::RebootstrapRequired);
         }
-        answer(&self.cache.image())
+        self.served(&self.cache.image())
     }
 
     /// To be encoded at version 0.
     pub(super) fn unsupported_version(&self) -> ApiVersionsResponse {
-        unsupported_api_versions_version(api_versions_entries(APIS.iter().cloned()))
+        unsupported_api_versions_version(api_versions_entries(self.apis()))
+    }
+
+    fn served(&self, image: &Image) -> ApiVersionsResponse {
+        let supported = supported_features().into_iter().map(|feature| SupportedFeatureKey {
+            // Level 0 of `metadata.version` does not exist; other features can be off.
+            min_version: feature.min_level as i16,
+            max_version: feature.max_level as i16,
+            name: feature.name.into(),
+            ..SupportedFeatureKey::default()
+        });
+        let finalized =
+            image.features().iter().filter(|(_, level)| **level > 0).map(|(name, level)| FinalizedFeatureKey {
+                name: Str::from(name.as_str()),
+                max_version_level: *level,
+                min_version_level: *level,
+                ..FinalizedFeatureKey::default()
+            });
+        ApiVersionsResponse {
+            api_keys: api_versions_entries(self.apis()),
+            supported_features: supported.collect(),
+            // Kafka's epoch is the metadata offset up to which the features are known.
+            finalized_features_epoch: image.offset(),
+            finalized_features: finalized.collect(),
+            ..ApiVersionsResponse::default()
+        }
     }
 }
 
 fn error(error: ErrorCode) -> ApiVersionsResponse {
     ApiVersionsResponse { error_code: error.code(), ..ApiVersionsResponse::default() }
-}
-
-fn answer(image: &Image) -> ApiVersionsResponse {
-    let supported = supported_features().into_iter().map(|feature| SupportedFeatureKey {
-        // Level 0 of `metadata.version` does not exist; other features can be off.
-        min_version: feature.min_level as i16,
-        max_version: feature.max_level as i16,
-        name: feature.name.into(),
-        ..SupportedFeatureKey::default()
-    });
-    let finalized = image.features().iter().filter(|(_, level)| **level > 0).map(|(name, level)| FinalizedFeatureKey {
-        name: Str::from(name.as_str()),
-        max_version_level: *level,
-        min_version_level: *level,
-        ..FinalizedFeatureKey::default()
-    });
-    ApiVersionsResponse {
-        api_keys: api_versions_entries(APIS.iter().cloned()),
-        supported_features: supported.collect(),
-        // Kafka's epoch is the metadata offset up to which the features are known.
-        finalized_features_epoch: image.offset(),
-        finalized_features: finalized.collect(),
-        ..ApiVersionsResponse::default()
-    }
 }
 
 /// KIP-511: letters, digits, dots and dashes, and neither of these at an end.

@@ -15,6 +15,7 @@ pub enum Operation {
     DescribeConfigs = 10,
     AlterConfigs = 11,
     IdempotentWrite = 12,
+    TwoPhaseCommit = 15,
 }
 
 /// What an operation is done to.
@@ -34,7 +35,7 @@ impl Resource<'_> {
             Self::Cluster => &[Create, Alter, Describe, ClusterAction, DescribeConfigs, AlterConfigs, IdempotentWrite],
             Self::Topic(_) => &[Read, Write, Create, Delete, Alter, Describe, DescribeConfigs, AlterConfigs],
             Self::Group(_) => &[Read, Delete, Describe, DescribeConfigs, AlterConfigs],
-            Self::TransactionalId(_) => &[Write, Describe],
+            Self::TransactionalId(_) => &[Write, Describe, TwoPhaseCommit],
         }
     }
 }

@@ -13,8 +13,8 @@ use odradek_wire::{ApiKey, Message, Part as WirePart, Request};
 use super::{Api, Client, FilePart, Outcome, Part, Reply, RequestContext, Response};
 use crate::memory::MemoryPermit;
 
-/// What this broker serves, and nothing else: ApiVersions is answered from it, frames are refused by it, and
-/// `docs/COMPATIBILITY.md` is checked against it.
+/// What this broker serves, and nothing else but what [`Api::apis`] adds: ApiVersions is answered from it, frames are refused
+/// by it, and `docs/COMPATIBILITY.md` is checked against it.
 pub const APIS: &[(ApiKey, RangeInclusive<i16>)] = &[
     (ApiKey::Produce, 3..=13),
     (ApiKey::Fetch, 4..=18),
@@ -64,6 +64,9 @@ pub const APIS: &[(ApiKey, RangeInclusive<i16>)] = &[
     (ApiKey::DescribeTopicPartitions, 0..=0),
 ];
 
+/// The version of InitProducerId that knows of two-phase commit (KIP-939). Kafka 4.4 calls it unstable.
+const TWO_PHASE_COMMIT: i16 = 6;
+
 /// A decoded request with all that its handler may ask about it.
 pub struct Asked<R> {
     pub context: Arc<RequestContext>,
@@ -94,6 +97,15 @@ pub struct Envelope {
 }
 
 impl Api {
+    /// What is served with this configuration.
+    pub(super) fn apis(&self) -> impl Iterator<Item = (ApiKey, RangeInclusive<i16>)> {
+        let has_two_phases = self.config.transactions.two_phase_commit_enable;
+        APIS.iter().cloned().map(move |(key, versions)| match key {
+            ApiKey::InitProducerId if has_two_phases => (key, *versions.start()..=TWO_PHASE_COMMIT),
+            _ => (key, versions),
+        })
+    }
+
     /// Handles a frame, without its length, as far as it goes at once.
     pub fn handle(self: &Arc<Self>, client: &mut Client, frame: Bytes, permit: MemoryPermit) -> Outcome<Reply> {
         let frame = match RequestFrame::parse(frame) {
@@ -102,8 +114,7 @@ impl Api {
         };
         let (key, version) = (frame.api_key, frame.api_version);
         let envelope = Envelope { api_key: key, version, correlation_id: frame.correlation_id };
-        let served = APIS.iter().find(|(served, _)| *served == key).map(|(_, versions)| versions);
-        if !served.is_some_and(|versions| versions.contains(&version)) {
+        if !self.apis().any(|(served, versions)| served == key && versions.contains(&version)) {
             if key == ApiKey::ApiVersions {
                 let envelope = Envelope { version: 0, ..envelope };
                 return Outcome::Done(encode(envelope, &self.unsupported_version().into()));

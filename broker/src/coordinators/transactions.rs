@@ -7,7 +7,7 @@ use std::time::Duration;
 use odradek_broker_core::coordinator::RuntimeConfig;
 use odradek_broker_core::transaction::{
     NamedPartition, Producer, TRANSACTIONS_TOPIC, TransactionConfig, TransactionEffect, TransactionQuery,
-    TransactionRequest, TransactionResponse, TransactionShard, TransactionVersion,
+    TransactionRequest, TransactionResponse, TransactionShard, TransactionVersion, TwoPhase,
 };
 use odradek_common::config::BrokerConfig;
 use odradek_common::{ErrorCode, PartitionIndex, ProducerId};
@@ -88,14 +88,26 @@ impl TransactionCoordinators {
 
     // ---- requests ----
 
-    /// InitProducerId.
-    pub fn init(&self, id: &str, timeout_ms: i32, expected: Option<Producer>) -> Outcome<Result<Producer, ErrorCode>> {
+    /// InitProducerId. With the producer comes the one whose open transaction it has taken over.
+    pub fn init(
+        &self,
+        id: &str,
+        timeout_ms: i32,
+        expected: Option<Producer>,
+        two_phase: TwoPhase,
+    ) -> Outcome<Result<(Producer, Option<Producer>), ErrorCode>> {
         let name: Arc<str> = id.into();
-        self.ask_with_producer_id(id, move |fresh| TransactionRequest::Init {
+        let asked = self.ask_with_producer_id(id, move |fresh| TransactionRequest::Init {
             id: name.clone(),
             timeout_ms,
             expected,
+            two_phase,
             fresh,
+        });
+        asked.map(|answer| match answer? {
+            TransactionResponse::Producer(producer) => Ok((producer, None)),
+            TransactionResponse::TookOver { producer, ongoing } => Ok((producer, Some(ongoing))),
+            _ => Err(ErrorCode::UnknownServerError),
         })
     }
 
@@ -108,12 +120,16 @@ impl TransactionCoordinators {
         version: TransactionVersion,
     ) -> Outcome<Result<Producer, ErrorCode>> {
         let name: Arc<str> = id.into();
-        self.ask_with_producer_id(id, move |fresh| TransactionRequest::End {
+        let asked = self.ask_with_producer_id(id, move |fresh| TransactionRequest::End {
             id: name.clone(),
             producer,
             is_commit,
             version,
             fresh,
+        });
+        asked.map(|answer| match answer? {
+            TransactionResponse::Producer(producer) => Ok(producer),
+            _ => Err(ErrorCode::UnknownServerError),
         })
     }
 
@@ -149,26 +165,22 @@ impl TransactionCoordinators {
         &self,
         id: &str,
         request: impl Fn(Option<ProducerId>) -> TransactionRequest + Send + 'static,
-    ) -> Outcome<Result<Producer, ErrorCode>> {
+    ) -> Outcome<Answer<TransactionShard>> {
         let driver = match self.led.driver(id) {
             Ok(driver) => driver,
             Err(error) => return Outcome::Done(Err(error)),
         };
-        let producer = |answer: Answer<TransactionShard>| match answer? {
-            TransactionResponse::Producer(producer) => Ok(producer),
-            _ => Err(ErrorCode::UnknownServerError),
-        };
         match driver.request(request(None)) {
             Outcome::Done(Ok(TransactionResponse::WantProducerId)) => {}
-            asked => return asked.map(producer),
+            asked => return asked,
         }
         if let Some(fresh) = self.ids.try_next() {
-            return driver.request(request(Some(fresh))).map(producer);
+            return driver.request(request(Some(fresh)));
         }
         let ids = self.ids.clone();
         Outcome::Waiting(Box::pin(async move {
             let fresh = ids.next().await?;
-            producer(driver.request(request(Some(fresh))).wait().await)
+            driver.request(request(Some(fresh))).wait().await
         }))
     }
 

@@ -239,6 +239,8 @@ settings! {
         add_partitions_patience: Duration = "add.partitions.to.txn.retry.backoff.max.ms",
         abort_timed_out_interval: Duration = "transaction.abort.timed.out.transaction.cleanup.interval.ms",
         remove_expired_interval: Duration = "transaction.remove.expired.transaction.cleanup.interval.ms",
+        /// KIP-939.
+        two_phase_commit_enable: bool = "transaction.two.phase.commit.enable",
         id_expiration: Duration = "transactional.id.expiration.ms",
         topic_partitions: i32 = "transaction.state.log.num.partitions",
         topic_replication_factor: i16 = "transaction.state.log.replication.factor",

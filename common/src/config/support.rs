@@ -22,7 +22,6 @@ const TIERED: &str = "tiered storage is not served yet";
 const SHARE: &str = "share groups are not served yet";
 const STREAMS: &str = "streams groups are not served yet";
 const COORDINATOR: &str = "requests of groups are handled, and appended, where they are read";
-const TWO_PHASES: &str = "two-phase commit (KIP-939) is not served yet";
 const ADD_PARTITIONS: &str = "the coordinator answers by itself when the transaction before is complete";
 const TOKENS: &str = "delegation tokens are not served yet";
 const JAVA: &str = "it names a Java class, and none is loaded";
@@ -144,7 +143,6 @@ const BROKER: &[(&str, Support)] = &[
     ("offset.metadata.max.bytes", Honoured),
     ("offsets.*", Honoured),
     ("share.coordinator.*", WithoutEffect(SHARE)),
-    ("transaction.two.phase.commit.enable", WithoutEffect(TWO_PHASES)),
     ("transaction.*", Honoured),
     ("transactional.id.expiration.ms", Honoured),
     ("add.partitions.to.txn.retry.backoff.ms", WithoutEffect(ADD_PARTITIONS)),

@@ -146,13 +146,16 @@ impl TransactionShard {
 
 /// EndTxn without a bump of the epoch. A repeated request cannot be told from the next one but by the state.
 fn judge_first_protocol(current: &Transaction, producer: Producer, is_commit: bool) -> Verdict {
-    if current.producer != producer.id {
+    let owner = current.owner();
+    if owner.id != producer.id {
         return Verdict::Refused(ErrorCode::InvalidProducerIdMapping);
     }
-    if current.epoch != producer.epoch {
+    if owner.epoch != producer.epoch {
         return Verdict::Refused(ErrorCode::ProducerFenced);
     }
     match (current.state, is_commit) {
+        // It has to go on as another producer than the one whose records these are.
+        _ if current.heir().is_some() => Verdict::Refused(ErrorCode::UnsupportedVersion),
         (State::PrepareCommit | State::PrepareAbort, _) => Verdict::Refused(ErrorCode::ConcurrentTransactions),
         (State::Ongoing, _) => Verdict::Prepare,
         (State::CompleteCommit, true) | (State::CompleteAbort, false) => Verdict::Repeated,
@@ -167,7 +170,8 @@ fn judge(current: &Transaction, producer: Producer, is_commit: bool) -> Verdict 
     let is_before_overflow = current.previous_producer == producer.id
         && producer.epoch == ProducerEpoch(i16::MAX - 1)
         && current.epoch == ProducerEpoch(0);
-    let is_current = current.epoch == producer.epoch;
+    let owner = current.owner();
+    let is_current = owner.epoch == producer.epoch;
     let is_valid_epoch = match current.state {
         State::CompleteCommit | State::CompleteAbort => is_before || is_before_overflow || is_current,
         _ => is_current,
@@ -175,7 +179,7 @@ fn judge(current: &Transaction, producer: Producer, is_commit: bool) -> Verdict 
     if current.state.is_prepared() {
         return Verdict::Refused(ErrorCode::ConcurrentTransactions);
     }
-    if current.producer != producer.id && !is_before_overflow {
+    if owner.id != producer.id && !is_before_overflow {
         return Verdict::Refused(ErrorCode::InvalidProducerIdMapping);
     }
     if !is_valid_epoch {

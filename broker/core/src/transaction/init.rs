@@ -1,11 +1,12 @@
-//! InitProducerId: a producer takes up a transactional id, and whoever had it before is fenced (KIP-98, KIP-360).
+//! InitProducerId: a producer takes up a transactional id, and whoever had it before is fenced (KIP-98, KIP-360). Its open
+//! transaction is aborted, unless the new producer is to end it (KIP-939).
 
 use std::sync::Arc;
 
 use odradek_common::{ErrorCode, ProducerId};
 
-use super::state::{State, Transaction};
-use super::{Producer, TransactionResponse, TransactionShard, TransactionTurn};
+use super::state::{NO_TIMEOUT, State, Transaction};
+use super::{Producer, TransactionResponse, TransactionShard, TransactionTurn, TwoPhase};
 use crate::coordinator::Ticket;
 
 impl TransactionShard {
@@ -14,13 +15,18 @@ impl TransactionShard {
         ticket: Ticket,
         id: Arc<str>,
         timeout_ms: i32,
-        expected: Option<Producer>,
+        (expected, two_phase): (Option<Producer>, TwoPhase),
         fresh: Option<ProducerId>,
         turn: &mut TransactionTurn<'_>,
     ) {
-        if !(1..=self.config.timeout_max_ms).contains(&timeout_ms) {
+        let timeout_max_ms = if two_phase.enable { NO_TIMEOUT } else { self.config.timeout_max_ms };
+        if !(1..=timeout_max_ms).contains(&timeout_ms) {
             return turn.refuse(ticket, ErrorCode::InvalidTransactionTimeout);
         }
+        if two_phase.keep_prepared && !self.level.bumps_epoch() {
+            return turn.refuse(ticket, ErrorCode::UnsupportedVersion);
+        }
+        let timeout_ms = if two_phase.enable { NO_TIMEOUT } else { timeout_ms };
         let now_ms = turn.wall().0;
         let found = self.transactions.get(&*id);
         let made;
@@ -46,6 +52,16 @@ impl TransactionShard {
         }
         let fresh = fresh.filter(|_| wants_id);
         let next = match (current.state, fresh) {
+            (State::Ongoing, fresh) if two_phase.keep_prepared => {
+                if expected.is_some_and(|expected| expected != current.owner()) {
+                    return turn.refuse(ticket, ErrorCode::ProducerFenced);
+                }
+                let ongoing = Producer { id: current.producer, epoch: current.epoch };
+                let next = current.taken_over(timeout_ms, fresh, now_ms);
+                let producer = next.owner();
+                self.write(id, Some(next), turn);
+                return turn.reply(ticket, TransactionResponse::TookOver { producer, ongoing });
+            }
             (State::Ongoing, fresh) => {
                 // The epoch that fences the former producer is told to nobody: when the abort is complete and this client
                 // asks again, it gets the one above.

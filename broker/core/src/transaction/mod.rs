@@ -59,6 +59,21 @@ pub struct Producer {
     pub epoch: ProducerEpoch,
 }
 
+impl Producer {
+    fn above(self) -> Self {
+        Self { epoch: ProducerEpoch(self.epoch.0.saturating_add(1)), ..self }
+    }
+}
+
+/// What a producer asks of a two-phase commit, in which somebody else decides how transactions end (KIP-939).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TwoPhase {
+    /// Transactions have no timeout.
+    pub enable: bool,
+    /// An open transaction is taken over instead of aborted.
+    pub keep_prepared: bool,
+}
+
 /// What may change a transaction. Ids are not empty.
 #[derive(Clone, Debug)]
 pub enum TransactionRequest {
@@ -67,6 +82,7 @@ pub enum TransactionRequest {
         id: Arc<str>,
         timeout_ms: i32,
         expected: Option<Producer>,
+        two_phase: TwoPhase,
         fresh: Option<ProducerId>,
     },
     /// `patience`: how long the end of the former transaction is waited for.
@@ -122,6 +138,11 @@ pub enum TransactionQuery {
 pub enum TransactionResponse {
     /// The producer as it is to go on.
     Producer(Producer),
+    /// The same, with the open transaction that it has taken over.
+    TookOver {
+        producer: Producer,
+        ongoing: Producer,
+    },
     /// Ask again with an unused producer id.
     WantProducerId,
     Verified(Vec<(NamedPartition, ErrorCode)>),
@@ -244,8 +265,8 @@ impl Shard for TransactionShard {
 
     fn handle(&mut self, ticket: Ticket, request: TransactionRequest, turn: &mut TransactionTurn<'_>) {
         match request {
-            TransactionRequest::Init { id, timeout_ms, expected, fresh } => {
-                self.init(ticket, id, timeout_ms, expected, fresh, turn);
+            TransactionRequest::Init { id, timeout_ms, expected, two_phase, fresh } => {
+                self.init(ticket, id, timeout_ms, (expected, two_phase), fresh, turn);
             }
             TransactionRequest::AddPartitions { id, producer, partitions, version, patience } => {
                 let asked = Waiting { ticket, producer, partitions, version };

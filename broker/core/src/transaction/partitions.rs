@@ -110,11 +110,13 @@ impl TransactionShard {
 }
 
 fn check_producer(current: &Transaction, producer: Producer) -> Result<(), ErrorCode> {
-    if current.producer != producer.id {
+    let owner = current.owner();
+    if owner.id != producer.id {
         return Err(ErrorCode::InvalidProducerIdMapping);
     }
-    if current.epoch != producer.epoch {
+    if owner.epoch != producer.epoch {
         return Err(ErrorCode::ProducerFenced);
     }
-    Ok(())
+    // What was taken over is only ended (KIP-939): it has its records, and they are another producer's.
+    if current.heir().is_some() { Err(ErrorCode::InvalidTxnState) } else { Ok(()) }
 }

@@ -54,11 +54,13 @@ fn encode_value(transaction: &Transaction, format: i16) -> Result<Bytes, EncodeE
     });
     // The older form has no room for the newer fields, and then they are never of use.
     let tagged = |id: ProducerId| if format >= 1 { id.0 } else { NO_PRODUCER.0 };
+    let next_epoch = if format >= 1 { transaction.next_epoch } else { NO_EPOCH };
     let value = TransactionLogValue {
         producer_id: transaction.producer.0,
         previous_producer_id: tagged(transaction.previous_producer),
         next_producer_id: tagged(transaction.next_producer),
         producer_epoch: transaction.epoch.0,
+        next_producer_epoch: next_epoch.0,
         transaction_timeout_ms: transaction.timeout_ms,
         transaction_status: transaction.state.id(),
         transaction_partitions: (!is_empty).then(|| topics.collect()),
@@ -93,6 +95,7 @@ pub fn decode(key: Option<Bytes>, value: Option<Bytes>) -> Result<TransactionRec
         producer: ProducerId(value.producer_id),
         previous_producer: ProducerId(value.previous_producer_id),
         next_producer: ProducerId(value.next_producer_id),
+        next_epoch: ProducerEpoch(value.next_producer_epoch),
         epoch: ProducerEpoch(value.producer_epoch),
         last_epoch: NO_EPOCH,
         timeout_ms: value.transaction_timeout_ms,

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use odradek_common::{ErrorCode, ProducerEpoch, ProducerId};
 
+use super::Producer;
+
 pub(super) const NO_PRODUCER: ProducerId = ProducerId(-1);
 pub(super) const NO_EPOCH: ProducerEpoch = ProducerEpoch(-1);
 
@@ -13,7 +15,7 @@ pub(super) const NO_EPOCH: ProducerEpoch = ProducerEpoch(-1);
 const CLIENT_EPOCH_MAX: i16 = i16::MAX - 1;
 
 /// A transaction without a timeout, as one that takes part in a two-phase commit has it (KIP-939).
-const NO_TIMEOUT: i32 = i32::MAX;
+pub(super) const NO_TIMEOUT: i32 = i32::MAX;
 
 /// How far a transaction is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -110,8 +112,11 @@ pub struct Transaction {
     pub producer: ProducerId,
     /// Of the record before. After an epoch overflow it is the id that the client may still know.
     pub previous_producer: ProducerId,
-    /// The id that follows when this transaction is complete, as its epochs are exhausted; -1: none.
+    /// Of an open transaction: the producer that took it over and is to end it (KIP-939). Of a decided one: the id that
+    /// follows when it is complete, as epochs are exhausted or somebody took it over. -1: none.
     pub next_producer: ProducerId,
+    /// The epoch that goes with it; -1: the first.
+    pub next_epoch: ProducerEpoch,
     pub epoch: ProducerEpoch,
     /// The epoch before, for a client that asks again; -1: another producer was fenced. It is not in the log.
     pub last_epoch: ProducerEpoch,
@@ -132,6 +137,7 @@ impl Transaction {
             producer,
             previous_producer: NO_PRODUCER,
             next_producer: NO_PRODUCER,
+            next_epoch: NO_EPOCH,
             epoch: NO_EPOCH,
             last_epoch: NO_EPOCH,
             timeout_ms,
@@ -143,9 +149,20 @@ impl Transaction {
         }
     }
 
-    /// No client may have a later epoch of this producer id.
+    /// The producer that took over the open transaction of another (KIP-939).
+    pub(super) fn heir(&self) -> Option<Producer> {
+        let is_taken_over = self.state == State::Ongoing && self.next_epoch != NO_EPOCH;
+        is_taken_over.then_some(Producer { id: self.next_producer, epoch: self.next_epoch })
+    }
+
+    /// The producer that may go on.
+    pub(super) fn owner(&self) -> Producer {
+        self.heir().unwrap_or(Producer { id: self.producer, epoch: self.epoch })
+    }
+
+    /// No client may have a later epoch of the owner's id.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.epoch.0 >= CLIENT_EPOCH_MAX
+        self.owner().epoch.0 >= CLIENT_EPOCH_MAX
     }
 
     fn epoch_above(&self) -> ProducerEpoch {
@@ -171,6 +188,7 @@ impl Transaction {
         Self {
             previous_producer: self.producer,
             next_producer: NO_PRODUCER,
+            next_epoch: NO_EPOCH,
             timeout_ms,
             state: State::Empty,
             partitions: Arc::default(),
@@ -205,6 +223,20 @@ impl Transaction {
         Self { producer, epoch: ProducerEpoch(0), last_epoch, ..self.idle(timeout_ms, now_ms) }
     }
 
+    /// Another producer takes over the open transaction, to end it (KIP-939). `fresh`: its id, where the owner's epochs have
+    /// run out. What the former owner wrote stays its own, so that the partitions know the transaction.
+    pub(super) fn taken_over(&self, timeout_ms: i32, fresh: Option<ProducerId>, now_ms: i64) -> Self {
+        let heir = fresh.map_or_else(|| self.owner().above(), |id| Producer { id, epoch: ProducerEpoch(0) });
+        Self {
+            previous_producer: self.producer,
+            next_producer: heir.id,
+            next_epoch: heir.epoch,
+            timeout_ms,
+            updated_ms: now_ms,
+            ..self.clone()
+        }
+    }
+
     /// With more partitions; begins a transaction if none is open.
     pub(super) fn with_partitions(
         &self,
@@ -226,6 +258,7 @@ impl Transaction {
     }
 
     /// The decision. With the second protocol the epoch is bumped, and `next_producer` says who follows if epochs ran out.
+    /// Who took the transaction over follows in the next epoch of its own.
     pub(super) fn prepared(
         &self,
         is_commit: bool,
@@ -237,9 +270,15 @@ impl Transaction {
             true => (self.epoch_above(), self.epoch),
             false => (self.epoch, self.last_epoch),
         };
+        let (next_producer, next_epoch) = match (next_producer, self.heir().map(Producer::above)) {
+            (Some(fresh), _) => (fresh, NO_EPOCH),
+            (None, Some(heir)) => (heir.id, heir.epoch),
+            (None, None) => (NO_PRODUCER, NO_EPOCH),
+        };
         Self {
             previous_producer: self.producer,
-            next_producer: next_producer.unwrap_or(NO_PRODUCER),
+            next_producer,
+            next_epoch,
             epoch,
             last_epoch,
             state: State::prepared(is_commit),
@@ -256,15 +295,21 @@ impl Transaction {
         if level.bumps_epoch() {
             return self.prepared(false, level, next_producer, now_ms);
         }
-        let fenced = Self { epoch: self.epoch_above(), last_epoch: NO_EPOCH, ..self.clone() };
+        // Without the second protocol nobody follows but the id itself, in an epoch that no heir has had either.
+        let last = self.heir().filter(|heir| heir.id == self.producer).map_or(self.epoch, |heir| heir.epoch);
+        let epoch = ProducerEpoch(last.0.saturating_add(1));
+        let fenced =
+            Self { epoch, last_epoch: NO_EPOCH, next_producer: NO_PRODUCER, next_epoch: NO_EPOCH, ..self.clone() };
         fenced.prepared(false, TransactionVersion::V0, None, now_ms)
     }
 
     /// All partitions have been told. Only of a prepared transaction.
     pub(super) fn completed(&self, now_ms: i64) -> Self {
-        let is_rotated = self.version.bumps_epoch() && self.next_producer != NO_PRODUCER;
-        let (producer, epoch) =
-            if is_rotated { (self.next_producer, ProducerEpoch(0)) } else { (self.producer, self.epoch) };
+        let is_followed = self.version.bumps_epoch() && self.next_producer != NO_PRODUCER;
+        let (producer, epoch) = match is_followed {
+            true => (self.next_producer, self.next_epoch.max(ProducerEpoch(0))),
+            false => (self.producer, self.epoch),
+        };
         let state = match self.state {
             State::PrepareCommit => State::CompleteCommit,
             _ => State::CompleteAbort,
@@ -273,6 +318,7 @@ impl Transaction {
             producer,
             previous_producer: self.producer,
             next_producer: NO_PRODUCER,
+            next_epoch: NO_EPOCH,
             epoch,
             state,
             partitions: Arc::default(),
