@@ -203,7 +203,7 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 /// A range's pages are probed for at this distance, and its last one.
-const PROBE_BYTES: usize = 64 * 1024;
+const PROBE_BYTES: usize = 128 * 1024;
 
 /// The operating system's files.
 #[derive(Debug, Default, Clone, Copy)]
