@@ -32,6 +32,9 @@
 //!               kill it; then the longest time without an acknowledged record
 //!   sat settle  --bootstrap HOST:PORT --topic T [--seconds 60]
 //!               waits until every partition of T has a leader and all its replicas in the ISR
+//!   sat transactions --bootstrap H:P,H:P,… --topic T [--partitions 1 --rf 3 --min-isr 2] [--producers 16] [--protocol 2]
+//!               [--seconds 10] [--pids …]   each producer sends one record and commits, over and over. --protocol 1 says
+//!               AddPartitionsToTxn first and keeps its epoch, as clients did before KIP-890
 //!   sat limit   [--dir /tmp] [--batch-bytes 65536] [--seconds 5]
 //!               what the kernel alone costs a server here: receive from loopback + CRC-32C + write to a file (the floor
 //!               for produce with one replica), and file to loopback by sendfile (the floor for fetch), CPU-seconds/GiB
@@ -40,9 +43,11 @@
 //! nothing was done.
 
 mod connections;
+mod gap;
 mod limit;
 mod measure;
 mod packed;
+mod transactions;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -861,45 +866,6 @@ fn e2e(a: &Args) -> Res<()> {
     report("e2e", got * record_bytes as u64, got, took, &h, &pids, cpu, total.saturating_sub(got))
 }
 
-/// Any broker that answers tells where partition 0 is led.
-fn find_leader(bootstrap: &str, topic: &str) -> Option<String> {
-    bootstrap.split(',').find_map(|b| leaders(b, topic).ok()?.first()?.clone())
-}
-
-fn gap(a: &Args) -> Res<()> {
-    let (topic, bootstrap) = (a.str("topic", "sat-gap"), a.str("bootstrap", "127.0.0.1:9092"));
-    let mut one = Args(a.0.clone());
-    one.0.insert("partitions".into(), "1".into());
-    one.0.entry("rf".into()).or_insert("3".into());
-    one.0.entry("min-isr".into()).or_insert("2".into());
-    say(&format!("LEADER {}", create(&one, &topic)?[0]));
-    let frame = produce_frame(&topic, 0, &record_batch(1, |_| filler(100, 1)), -1, 1);
-    let until = Instant::now() + Duration::from_secs(a.num("seconds", 20) as u64);
-    let (mut acked, mut errors, mut longest, mut last) = (0u64, 0u64, Duration::ZERO, Instant::now());
-    let mut conn: Option<Conn> = None;
-    while Instant::now() < until {
-        if conn.is_none() {
-            conn = find_leader(&bootstrap, &topic).and_then(|l| Conn::open(&l).ok());
-            if let Some(c) = &conn {
-                c.stream.set_read_timeout(Some(Duration::from_millis(1000)))?;
-            }
-        }
-        let answer = conn.as_mut().map(|c| c.send(&frame).and_then(|()| Ok(produce_answer(c.recv()?).0)));
-        if let Some(Ok(0)) = answer {
-            acked += 1;
-            longest = longest.max(last.elapsed());
-            last = Instant::now();
-        } else {
-            errors += 1;
-            conn = None;
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-    longest = longest.max(last.elapsed());
-    say(&format!("{{\"run\":\"gap\",\"acked\":{acked},\"errors\":{errors},\"longest_ms\":{}}}", longest.as_millis()));
-    Ok(())
-}
-
 /// One record, acks=all, to each partition.
 fn touch(homes: &[String], topic: &str) -> Res<()> {
     let batch = record_batch(1, |_| filler(100, 1));
@@ -983,14 +949,15 @@ fn main() {
         "fetch" => fetch(&args),
         "e2e" => e2e(&args),
         "create" => create_timed(&args),
-        "gap" => gap(&args),
+        "gap" => gap::gap(&args),
         "first" => first(&args),
         "idle" => connections::idle(&args),
         "delete" => connections::delete(&args),
         "ready" => ready_again(&args),
         "settle" => settle(&args),
+        "transactions" => transactions::transactions(&args),
         "limit" => limit::limit(&args),
-        _ => Err("usage: sat produce|fetch|e2e|idle|first|create|delete|ready|gap|settle|limit --bootstrap HOST:PORT --topic T … (see the top of main.rs)".into()),
+        _ => Err("usage: sat produce|fetch|e2e|idle|first|create|delete|ready|gap|settle|transactions|limit --bootstrap HOST:PORT --topic T … (see the top of main.rs)".into()),
     };
     if let Err(e) = outcome {
         eprintln!("sat: {e}");

@@ -8,6 +8,15 @@
 //!       MEMBERS members in GROUPS classic groups of one topic heartbeat as the Java client does by default. Prints
 //!       STARTED when all groups are stable; when standard input ends, all have been heard once more, and a line of JSON
 //!       tells how many lost their membership, how many had to join again, and the longest that one was not heard.
+//!   group-load consumers BOOTSTRAP [--groups 100] [--members 10000] [--partitions 100]
+//!       MEMBERS members in GROUPS groups of the newer protocol, of one topic. Prints STARTED when all groups are stable;
+//!       when standard input ends, a line of JSON tells how many heartbeats there were and whether all is as it was.
+//!   group-load converge BOOTSTRAP [--members 1000] [--partitions 1000]
+//!       when all but one of MEMBERS in one group of the newer protocol are stable, the last one joins and then one more: a
+//!       line of JSON for each tells how long it took until all were in one epoch with one owner for each partition, and how
+//!       many partitions moved.
+
+mod consumers;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -377,13 +386,17 @@ async fn members(bootstrap: Rc<Vec<String>>, groups: usize, count: usize) -> any
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [verb, bootstrap, options @ ..] = arguments.as_slice() else {
-        bail!("group-load offsets|members BOOTSTRAP [--NAME VALUE]...");
+        bail!("group-load offsets|members|consumers|converge BOOTSTRAP [--NAME VALUE]...");
     };
     let option = |name: &str, default: usize| match options.iter().position(|word| word == name) {
         Some(at) => options.get(at + 1).and_then(|text| text.parse().ok()).with_context(|| format!("{name} N")),
         None => Ok(default),
     };
-    let count = option("--offsets", 100)?;
+    let count = match verb.as_str() {
+        "consumers" => option("--partitions", 100)?,
+        "converge" => option("--partitions", 1_000)?,
+        _ => option("--offsets", 100)?,
+    };
     let mut client = Client::new(bootstrap);
     let replicas = client.metadata(None)?.brokers.len().min(3) as i16;
     client.create_topic(&NewTopic::new(TOPIC, count as i32, replicas))?;
@@ -395,7 +408,11 @@ fn main() -> anyhow::Result<()> {
                 offsets(addresses, option("--groups", 1_000)?, count as i32, option("--seconds", 8)? as u64).await
             }
             "members" => members(addresses, option("--groups", 100)?, option("--members", 1_000)?).await,
-            verb => bail!("{verb}: offsets or members"),
+            "consumers" => {
+                consumers::consumers(addresses, option("--groups", 100)?, option("--members", 10_000)?, count).await
+            }
+            "converge" => consumers::converge(addresses, option("--members", 1_000)?, count).await,
+            verb => bail!("{verb}: offsets, members, consumers or converge"),
         }
     })
 }
