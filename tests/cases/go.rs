@@ -10,6 +10,8 @@ use odradek_tests::history::compare_replicas;
 use odradek_tests::process::{Process, run_ok};
 use odradek_tests::{Cluster, Spec, wait_for};
 
+use crate::java::obey;
+
 const RUN_LIMIT: Duration = Duration::from_secs(180);
 const PARTITIONS: i32 = 3;
 
@@ -101,4 +103,16 @@ fn sarama_does_everything_and_survives_a_kill() {
 #[test]
 fn kafka_go_does_everything_and_survives_a_kill() {
     everything("kafka-go", None);
+}
+
+#[test]
+fn sessions_of_franz_go_copy_exactly_once_while_a_coordinator_is_killed() {
+    let Some(program) = program("go") else { return };
+    let spec = Spec::new(1, 3).set("offsets.topic.num.partitions", 3).set("transaction.state.log.num.partitions", 3);
+    let spec = spec.set("group.initial.rebalance.delay.ms", 0).set("group.consumer.min.heartbeat.interval.ms", 100);
+    spec.set("group.consumer.heartbeat.interval.ms", 200).run(|cluster| {
+        let mut command = Command::new(&program);
+        command.args(["franz-go", "exactly-once", cluster.bootstrap()]);
+        obey(cluster, command)
+    });
 }

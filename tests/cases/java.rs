@@ -17,7 +17,7 @@ fn program(class_path: &str, arguments: &[&str]) -> Command {
 }
 
 /// Runs a program to its OK, and does with the brokers what it asks for meanwhile: a line is `BROKER kill 2`, or `start`.
-fn obey(cluster: &Cluster, command: Command) -> anyhow::Result<()> {
+pub fn obey(cluster: &Cluster, command: Command) -> anyhow::Result<()> {
     let log = tempfile::NamedTempFile::new()?;
     let said = || std::fs::read_to_string(log.path()).unwrap_or_default();
     let mut program = Process::start(command, log.path())?;

@@ -5,6 +5,9 @@
 //	interop CLIENT admin BOOTSTRAP         the client's administration, its errors included
 //	interop CLIENT survive BOOTSTRAP FILE  produces with acks=all and consumes in a group; prints STARTED when both run
 //	                                       and `ACKED n` as it goes on; ends when FILE is there, and compares
+//	interop franz-go exactly-once BOOTSTRAP
+//	                                       copies by transactional sessions; prints `BROKER kill ID` and `BROKER start ID`
+//	                                       for whoever runs it to do so
 //
 // Each prints OK at its end. Whatever does not hold panics with what was seen.
 package main
@@ -22,7 +25,7 @@ const limit = 60 * time.Second
 func main() {
 	debug.SetTraceback("all")
 	if len(os.Args) < 4 {
-		fmt.Fprintln(os.Stderr, "interop CLIENT roundtrip|groups|admin|survive BOOTSTRAP [FILE]")
+		fmt.Fprintln(os.Stderr, "interop CLIENT roundtrip|groups|admin|survive|exactly-once BOOTSTRAP [FILE]")
 		os.Exit(2)
 	}
 	name, scenario, bootstrap := os.Args[1], os.Args[2], os.Args[3]
@@ -45,6 +48,10 @@ func main() {
 	case "survive":
 		check(len(os.Args) == 5, "survive needs a file")
 		survive(c, os.Args[4])
+	case "exactly-once":
+		f, able := c.(*franz)
+		check(able, "%s has no transactional sessions", name)
+		f.exactlyOnce()
 	default:
 		check(false, "there is no scenario %s", scenario)
 	}
