@@ -120,6 +120,14 @@ fn transactions_hold_while_their_coordinator_is_killed() {
 }
 
 #[test]
+fn copies_are_made_once_by_every_assignor_while_coordinators_are_killed() {
+    let Some(class_path) = class_path("java") else { return };
+    of_three_with_consumer_groups()
+        .set("transaction.state.log.num.partitions", 5)
+        .run(|cluster| obey(cluster, program(&class_path, &["copies", cluster.bootstrap()])));
+}
+
+#[test]
 fn kafka_streams_counts_exactly_once_while_a_broker_and_a_worker_are_killed() {
     let Some(class_path) = class_path("streams") else { return };
     of_three()

@@ -45,6 +45,7 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * producers BOOTSTRAP               what {@link Producers} says; prints OK
  * admin BOOTSTRAP                   what {@link Admins} says; prints OK
  * transactions BOOTSTRAP            what {@link Transactions} says; prints OK
+ * copies BOOTSTRAP                  what {@link Copies} says; prints OK
  * chaos BOOTSTRAP TOPIC PARTITIONS WRITER GROUP DIRECTORY    what {@link Chaos} says, told by files in the directory
  * not-served BOOTSTRAP              what {@link NotServed} says; prints OK
  * </pre>
@@ -65,10 +66,11 @@ public final class Main {
             case "producers" -> Producers.run(args[1]);
             case "admin" -> Admins.run(args[1]);
             case "transactions" -> Transactions.run(args[1]);
+            case "copies" -> Copies.run(args[1]);
             case "chaos" -> Chaos.run(args[1], args[2], Integer.parseInt(args[3]), Integer.parseInt(args[4]), args[5], Path.of(args[6]));
             case "not-served" -> NotServed.run(args[1]);
             default -> {
-                System.err.println("roundtrip|groups|consumers|consumer-protocol|producers|admin|transactions|not-served BOOTSTRAP, or survive|gap BOOTSTRAP TOPIC SECONDS");
+                System.err.println("roundtrip|groups|consumers|consumer-protocol|producers|admin|transactions|copies|not-served BOOTSTRAP, or survive|gap BOOTSTRAP TOPIC SECONDS");
                 System.exit(2);
             }
         }

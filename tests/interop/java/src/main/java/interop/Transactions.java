@@ -7,12 +7,10 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
-import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.BooleanSupplier;
 import org.apache.kafka.clients.admin.AbortTransactionSpec;
 import org.apache.kafka.clients.admin.Admin;
@@ -24,8 +22,6 @@ import org.apache.kafka.clients.admin.TransactionDescription;
 import org.apache.kafka.clients.admin.TransactionListing;
 import org.apache.kafka.clients.admin.TransactionState;
 import org.apache.kafka.clients.consumer.ConsumerGroupMetadata;
-import org.apache.kafka.clients.consumer.ConsumerRecord;
-import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
@@ -39,7 +35,7 @@ import org.apache.kafka.common.serialization.StringDeserializer;
 
 /** Transactions, as applications, frameworks and administrators use them; three brokers. */
 final class Transactions {
-    private static final long LIMIT_MS = 60_000;
+    static final long LIMIT_MS = 60_000;
 
     static void run(String bootstrap) throws Exception {
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
@@ -47,12 +43,11 @@ final class Transactions {
             fencing(bootstrap, admin);
             offsets(bootstrap, admin);
             administrators(bootstrap, admin);
-            consumeTransformProduce(bootstrap, admin);
         }
         System.out.println("OK");
     }
 
-    private static KafkaProducer<String, String> producer(String bootstrap, String id) {
+    static KafkaProducer<String, String> producer(String bootstrap, String id) {
         return producer(bootstrap, id, 60_000);
     }
 
@@ -60,7 +55,7 @@ final class Transactions {
         return Main.producer(bootstrap, Map.of("transactional.id", id, "transaction.timeout.ms", timeoutMs));
     }
 
-    private static KafkaConsumer<String, String> consumer(String bootstrap, String isolation, Map<String, Object> more) {
+    static KafkaConsumer<String, String> consumer(String bootstrap, String isolation, Map<String, Object> more) {
         Map<String, Object> settings = new HashMap<>(more);
         settings.put("bootstrap.servers", bootstrap);
         settings.put("isolation.level", isolation);
@@ -69,7 +64,7 @@ final class Transactions {
         return new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer());
     }
 
-    private static void await(String what, BooleanSupplier condition) throws InterruptedException {
+    static void await(String what, BooleanSupplier condition) throws InterruptedException {
         long deadline = System.currentTimeMillis() + LIMIT_MS;
         while (!condition.getAsBoolean()) {
             check(System.currentTimeMillis() < deadline, what + " does not come to be");
@@ -77,12 +72,12 @@ final class Transactions {
         }
     }
 
-    private static void create(Admin admin, String topic, int partitions) throws Exception {
+    static void create(Admin admin, String topic, int partitions) throws Exception {
         admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 3))).all().get();
     }
 
     /** All values of a topic, in the order of their partitions. */
-    private static List<String> read(String bootstrap, String topic, int partitions, String isolation) {
+    static List<String> read(String bootstrap, String topic, int partitions, String isolation) {
         List<String> values = new ArrayList<>();
         try (KafkaConsumer<String, String> consumer = consumer(bootstrap, isolation, Map.of())) {
             for (int index = 0; index < partitions; index++) {
@@ -201,7 +196,7 @@ final class Transactions {
         }
     }
 
-    private static TransactionDescription describe(Admin admin, String id) throws Exception {
+    static TransactionDescription describe(Admin admin, String id) throws Exception {
         return admin.describeTransactions(List.of(id)).description(id).get();
     }
 
@@ -268,139 +263,5 @@ final class Transactions {
         Collection<TransactionListing> all = admin.listTransactions(options).all().get();
         all.forEach(listing -> byId.put(listing.transactionalId(), listing));
         return byId;
-    }
-
-    private static final int RECORDS = 3_000;
-    private static final int WORKERS = 2;
-
-    /** Each record is copied once, though the coordinator of the transactions is killed meanwhile. */
-    private static void consumeTransformProduce(String bootstrap, Admin admin) throws Exception {
-        create(admin, "in", 4);
-        create(admin, "out", 4);
-        try (KafkaProducer<String, String> producer = producer(bootstrap, "fills")) {
-            producer.initTransactions();
-            producer.beginTransaction();
-            for (int n = 0; n < RECORDS; n++) {
-                producer.send(new ProducerRecord<>("in", n % 4, null, "v" + n));
-            }
-            producer.commitTransaction();
-        }
-        AtomicInteger copied = new AtomicInteger();
-        List<Throwable> failures = new ArrayList<>();
-        List<Thread> workers = new ArrayList<>();
-        for (int n = 0; n < WORKERS; n++) {
-            Worker worker = new Worker(bootstrap, "copies-" + n, copied);
-            Thread thread = new Thread(() -> {
-                try {
-                    worker.run();
-                } catch (Throwable e) {
-                    synchronized (failures) {
-                        failures.add(e);
-                    }
-                }
-            });
-            thread.start();
-            workers.add(thread);
-        }
-        await("a third of the copies", () -> copied.get() > RECORDS / 3 || !failures.isEmpty());
-        int coordinator = describe(admin, "copies-0").coordinatorId();
-        System.out.println("BROKER kill " + coordinator);
-        await("two thirds of the copies", () -> copied.get() > 2 * RECORDS / 3 || !failures.isEmpty());
-        System.out.println("BROKER start " + coordinator);
-        for (Thread thread : workers) {
-            thread.join(2 * LIMIT_MS);
-        }
-        synchronized (failures) {
-            for (Throwable failure : failures) {
-                throw new AssertionError("a worker failed", failure);
-            }
-        }
-        List<String> found = read(bootstrap, "out", 4, "read_committed");
-        Set<String> distinct = new HashSet<>(found);
-        check(found.size() == RECORDS && distinct.size() == RECORDS, found.size() + " copies of " + distinct.size() + " records, of " + RECORDS);
-    }
-
-    /** Copies from one topic to another, a transaction for each poll, until all is copied. */
-    private record Worker(String bootstrap, String id, AtomicInteger copied) {
-        void run() {
-            KafkaProducer<String, String> producer = initialised();
-            Map<String, Object> settings = Map.of("group.id", "copies", "max.poll.records", 20, "session.timeout.ms", 10_000);
-            try (KafkaConsumer<String, String> consumer = consumer(bootstrap, "read_committed", settings)) {
-                consumer.subscribe(List.of("in"));
-                long deadline = System.currentTimeMillis() + 2 * LIMIT_MS;
-                while (true) {
-                    check(System.currentTimeMillis() < deadline, id + " has copied too little");
-                    ConsumerRecords<String, String> records = consumer.poll(Duration.ofMillis(100));
-                    if (records.isEmpty()) {
-                        if (isAllCopied(consumer)) {
-                            return;
-                        }
-                        continue;
-                    }
-                    try {
-                        copy(producer, consumer, records);
-                        copied.addAndGet(records.count());
-                    } catch (KafkaException e) {
-                        producer = recovered(producer, e);
-                        rewind(consumer);
-                    }
-                }
-            } finally {
-                producer.close(Duration.ofSeconds(5));
-            }
-        }
-
-        /** By what the group has committed, as a worker does not know what became of its commit when the answer was lost. */
-        private static boolean isAllCopied(KafkaConsumer<String, String> consumer) {
-            Set<TopicPartition> all = new HashSet<>();
-            for (int index = 0; index < 4; index++) {
-                all.add(new TopicPartition("in", index));
-            }
-            var committed = consumer.committed(all).values().stream();
-            return committed.mapToLong(position -> position == null ? 0 : position.offset()).sum() == RECORDS;
-        }
-
-        private KafkaProducer<String, String> initialised() {
-            KafkaProducer<String, String> producer = producer(bootstrap, id);
-            producer.initTransactions();
-            return producer;
-        }
-
-        private static void copy(KafkaProducer<String, String> producer, KafkaConsumer<String, String> consumer, ConsumerRecords<String, String> records) {
-            producer.beginTransaction();
-            Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
-            for (ConsumerRecord<String, String> record : records) {
-                producer.send(new ProducerRecord<>("out", record.partition(), null, record.value()));
-                offsets.put(new TopicPartition("in", record.partition()), new OffsetAndMetadata(record.offset() + 1));
-            }
-            producer.sendOffsetsToTransaction(offsets, consumer.groupMetadata());
-            producer.commitTransaction();
-        }
-
-        /** Aborts, or begins with a new producer where that is not to be had any more. */
-        private KafkaProducer<String, String> recovered(KafkaProducer<String, String> producer, KafkaException why) {
-            System.out.println(id + " begins again: " + why);
-            try {
-                producer.abortTransaction();
-                return producer;
-            } catch (KafkaException e) {
-                producer.close(Duration.ofSeconds(5));
-                return initialised();
-            }
-        }
-
-        /** To what is committed: what was polled last has not been copied. */
-        private static void rewind(KafkaConsumer<String, String> consumer) {
-            Set<TopicPartition> assigned = consumer.assignment();
-            Map<TopicPartition, OffsetAndMetadata> committed = consumer.committed(assigned);
-            for (TopicPartition partition : assigned) {
-                OffsetAndMetadata position = committed.get(partition);
-                if (position == null) {
-                    consumer.seekToBeginning(List.of(partition));
-                } else {
-                    consumer.seek(partition, position);
-                }
-            }
-        }
     }
 }
