@@ -136,6 +136,14 @@ fn kafka_streams_counts_exactly_once_while_a_broker_and_a_worker_are_killed() {
 }
 
 #[test]
+fn transactions_of_spring_are_whole_while_a_coordinator_is_killed() {
+    let Some(class_path) = class_path("spring") else { return };
+    of_three()
+        .set("transaction.state.log.num.partitions", 3)
+        .run(|cluster| obey(cluster, java(&class_path, "transfers.Transfers", &[cluster.bootstrap()])));
+}
+
+#[test]
 fn what_is_not_served_is_refused_and_not_waited_for() {
     let Some(class_path) = class_path("java") else { return };
     Spec::new(1, 1)
