@@ -8,6 +8,7 @@ mod cli;
 mod compaction;
 mod configs;
 mod consumer_groups;
+mod copies;
 mod deploy;
 mod differential;
 mod disks;

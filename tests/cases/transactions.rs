@@ -24,10 +24,10 @@ use serde_json::Value;
 
 use crate::metrics::wait_value;
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
 
-fn producer(cluster: &Cluster, id: &str) -> anyhow::Result<BaseProducer> {
+pub fn producer(cluster: &Cluster, id: &str) -> anyhow::Result<BaseProducer> {
     let mut config = real::config(cluster.bootstrap());
     config.set("transactional.id", id);
     let producer: BaseProducer = config.create()?;
@@ -35,14 +35,14 @@ fn producer(cluster: &Cluster, id: &str) -> anyhow::Result<BaseProducer> {
     Ok(producer)
 }
 
-fn send(producer: &BaseProducer, topic: &str, partition: i32, value: &str) -> anyhow::Result<()> {
+pub fn send(producer: &BaseProducer, topic: &str, partition: i32, value: &str) -> anyhow::Result<()> {
     let record = BaseRecord::<(), str>::to(topic).partition(partition).payload(value);
     producer.send(record).map_err(|(error, _)| error)?;
     Ok(())
 }
 
 /// The values of a partition that a consumer of this isolation level sees, up to its end.
-fn read(cluster: &Cluster, topic: &str, partition: i32, isolation: &str) -> anyhow::Result<Vec<String>> {
+pub fn read(cluster: &Cluster, topic: &str, partition: i32, isolation: &str) -> anyhow::Result<Vec<String>> {
     let mut config = real::config(cluster.bootstrap());
     config.set("group.id", "by-hand").set("enable.auto.commit", "false").set("isolation.level", isolation);
     config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "50");
@@ -72,7 +72,7 @@ fn odradek(cluster: &Cluster, line: &str) -> anyhow::Result<(Option<i32>, String
     Ok((output.status.code(), text(&output.stdout) + &text(&output.stderr)))
 }
 
-fn json(cluster: &Cluster, line: &str) -> anyhow::Result<Value> {
+pub fn json(cluster: &Cluster, line: &str) -> anyhow::Result<Value> {
     let (code, out) = odradek(cluster, &format!("{line} --output json"))?;
     ensure!(code == Some(0), "odradek {line}: {code:?} {out}");
     serde_json::from_str(&out).with_context(|| format!("odradek {line}: {out}"))
