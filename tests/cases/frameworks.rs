@@ -3,12 +3,16 @@
 //! Each example places orders in one topic, answers each of them with a receipt in another, and ends well only when all
 //! receipts are there, at least once, and nothing else is. Half-way it loses the broker that coordinates its groups and
 //! leads a third of its partitions, for good. The frameworks bring clients of their own: 4.1, 2.7, 4.2 and 3.9.
+//!
+//! Flink's sink writes exactly once, too, by a job of its own (that of Spring's transactions is among the cases of `java`).
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use odradek_tests::process::Process;
 use odradek_tests::{Spec, is_long_or_say, java, wait_for};
+
+use crate::java::obey;
 
 /// More than the example itself allows before it gives up.
 const RUN_LIMIT: Duration = Duration::from_secs(360);
@@ -71,6 +75,23 @@ fn a_flink_job_outlives_a_broker() {
     if is_long_or_say("Flink outlives a broker") {
         check("flink", "30");
     }
+}
+
+/// As `interop/flink/java.args` has them.
+const OPENED_TO_FLINK: &str = "--add-opens=java.base/java.lang=ALL-UNNAMED --add-opens=java.base/java.util=ALL-UNNAMED \
+                               --add-opens=java.base/java.util.concurrent=ALL-UNNAMED";
+
+#[test]
+fn a_flink_job_that_fails_writes_exactly_once() {
+    if !is_long_or_say("Flink writes exactly once") {
+        return;
+    }
+    let Some(class_path) = java::class_path("flink") else { return };
+    Spec::new(1, 3).set("transaction.state.log.num.partitions", 3).run(|cluster| {
+        let mut job = java::java(&class_path, "interop.ExactlyOnce", &[cluster.bootstrap()]);
+        job.env("JDK_JAVA_OPTIONS", OPENED_TO_FLINK);
+        obey(cluster, job)
+    });
 }
 
 #[test]
