@@ -14,6 +14,7 @@ use crate::{Args, Buf, Conn, Cur, Res, create, filler, produce_answer, record_ba
 
 /// Until coordinators are found and have loaded what they need.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What the Java client waits when the transaction before is not over. By the first protocol that is so each time.
 const BACKOFF: Duration = Duration::from_millis(20);
 const CONCURRENT_TRANSACTIONS: i16 = 51;
 /// Attributes of a batch: bit 4.
