@@ -27,7 +27,7 @@ use odradek_broker_core::group::consumer::{
     Assigned, Assignor, Bounded, ConsumerConfig, ConsumerRecord, MemberState, MigrationPolicy, Partitions,
 };
 use odradek_broker_core::group::{
-    GroupClient, GroupConfig, GroupQuery, GroupRecord, GroupRequest, GroupResponse, GroupShard,
+    GroupClient, GroupConfig, GroupQuery, GroupRecord, GroupRequest, GroupResponse, GroupShard, History,
 };
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::{Instant, Now, Timestamp};
@@ -65,6 +65,8 @@ fn config() -> GroupConfig {
         size_max: 4,
         metadata_max: 100,
         retention_ms: 1_000_000,
+        journal_entries_max: 32,
+        journal_bytes_max: 16_384,
         retention_check_interval: Duration::from_secs(600),
         consumer: ConsumerConfig {
             assignors: Assignor::ALL.to_vec(),
@@ -76,6 +78,45 @@ fn config() -> GroupConfig {
             regex_refresh_interval_ms: 600_000,
         },
     }
+}
+
+/// An entry a line, and under it its causes and moves.
+fn history_text(history: &History) -> String {
+    let name = |id: &Option<Arc<str>>| id.as_deref().unwrap_or("nobody").to_owned();
+    let mut lines = vec![format!("since {} without {}", history.since_ms, history.dropped)];
+    for entry in &history.entries {
+        lines.push(format!(
+            "{}: {} -> {} {} after {}ms, {} moved",
+            entry.at_ms,
+            entry.from_epoch,
+            entry.to_epoch,
+            entry.outcome.name(),
+            entry.took_ms,
+            entry.moved
+        ));
+        for cause in &entry.causes {
+            let mut text = format!("  {}", cause.why.name());
+            if cause.member.is_some() {
+                let _ = write!(text, " {} of {}", name(&cause.member), cause.client_id);
+            }
+            if let Some(instance_id) = &cause.instance_id {
+                let _ = write!(text, " instance={instance_id}");
+            }
+            if !cause.detail.is_empty() {
+                let _ = write!(text, ": {}", cause.detail);
+            }
+            lines.push(text);
+        }
+        if entry.causes_left_out > 0 {
+            lines.push(format!("  and {} more", entry.causes_left_out));
+        }
+        for one in &entry.moves {
+            let partitions: Vec<String> = one.partitions.iter().map(i32::to_string).collect();
+            let (from, to) = (name(&one.from), name(&one.to));
+            lines.push(format!("  {}:{} from {from} to {to}", one.topic, partitions.join(",")));
+        }
+    }
+    lines.join("\n= ")
 }
 
 struct Bench {
@@ -444,6 +485,14 @@ impl Bench {
                 let members = members.map(|member| format!("{} {}", member.member_id, error(member.error_code)));
                 format!("{} [{}]", error(response.error_code), members.collect::<Vec<_>>().join(", "))
             }
+            GroupResponse::History(None) => "there is no such group".to_owned(),
+            GroupResponse::History(Some(history)) => history_text(&history),
+            GroupResponse::Committed(offsets) => {
+                let offsets = offsets
+                    .iter()
+                    .map(|(key, offset)| format!("{} {}-{}:{offset}", key.group, key.topic, key.partition));
+                offsets.collect::<Vec<_>>().join(", ")
+            }
             GroupResponse::Done => "done".to_owned(),
         }
     }
@@ -723,6 +772,23 @@ impl Bench {
                 };
                 self.request(GroupRequest::ConsumerDescribe(ids));
             }
+            "history" => {
+                let group = words.plain.get(1).map_or("g".into(), |id| Str::from(*id));
+                self.request(GroupRequest::History(group));
+            }
+            "journal" => {
+                self.config.journal_entries_max = words.named_number("entries", 32);
+                self.config.journal_bytes_max = words.named_number("bytes", 16_384);
+                self.load();
+            }
+            "journals" => {
+                let _ = writeln!(self.out, "= {} groups have one", self.runtime.shard().journal_count());
+            }
+            "all-committed" => {
+                let answer = self.runtime.query(GroupQuery::Committed, self.now);
+                let text = self.answer_text(answer);
+                let _ = writeln!(self.out, "= {text}");
+            }
             "list" | "classic-describe" => {
                 let list = |name: &str| words.named.get(name).map_or_else(Vec::new, |value| vec![Str::from(*value)]);
                 let query = match words.word(0) {
@@ -766,6 +832,7 @@ impl Bench {
                 let members = vec![MemberIdentity {
                     member_id: if words.word(1) == "-" { "".into() } else { words.word(1).into() },
                     group_instance_id: words.text("instance"),
+                    reason: words.text("reason"),
                     ..Default::default()
                 }];
                 self.request(GroupRequest::Leave(LeaveGroupRequest {

@@ -14,6 +14,7 @@ use odradek_wire::Str;
 use odradek_wire::join_group_request::JoinGroupRequestProtocol;
 use odradek_wire::join_group_response::JoinGroupResponseMember;
 
+use super::journal::{Assignments, Cause, Event, Why};
 use super::records::{GroupMetadata, MemberRecord};
 use crate::coordinator::Ticket;
 
@@ -136,6 +137,10 @@ pub struct ClassicGroup {
     pub subscribed: Option<BTreeSet<String>>,
     pub has_new_member: bool,
     pub join_timer: JoinTimer,
+    /// For the journal, since it was told last.
+    pub events: Vec<Event>,
+    /// What members had before the rebalance that is under way.
+    before: Option<Assignments>,
 }
 
 impl ClassicGroup {
@@ -158,6 +163,8 @@ impl ClassicGroup {
             subscribed: None,
             has_new_member: false,
             join_timer: JoinTimer::Rebalance,
+            events: Vec::new(),
+            before: None,
         }
     }
 
@@ -249,6 +256,41 @@ impl ClassicGroup {
     /// Nobody has joined it and nobody is about to.
     pub fn is_unused(&self) -> bool {
         self.is(State::Empty) && self.members.is_empty() && self.pending_join.is_empty()
+    }
+
+    // ---- what the journal is told ----
+
+    /// What makes the group rebalance, before it changes anything.
+    pub fn trace(&mut self, cause: Cause) {
+        if self.before.is_none() {
+            self.before = Some(self.assignments());
+        }
+        self.events.push(Event::Cause(self.generation, cause));
+    }
+
+    /// As [`ClassicGroup::trace`], of a member that is in the group.
+    pub fn trace_member(&mut self, why: Why, id: &str, detail: &str) {
+        let Some(member) = self.members.get(id) else { return };
+        let cause = Cause::of_member(why, &member.id, detail).with(member.instance_id.as_ref(), &member.client_id);
+        self.trace(cause);
+    }
+
+    /// The rebalance is over.
+    pub fn trace_end(&mut self) {
+        let (is_empty, before) = (self.members.is_empty(), self.before.take().unwrap_or_default());
+        let after = self.assignments();
+        self.events.push(Event::Settled { generation: self.generation, is_empty, before, after });
+    }
+
+    /// It has not come to a rebalance, or that is over already.
+    pub fn trace_end_if_stable(&mut self) {
+        if self.is(State::Stable) && self.before.is_some() {
+            self.trace_end();
+        }
+    }
+
+    fn assignments(&self) -> Assignments {
+        self.members.values().map(|member| (member.id.clone(), member.assignment.clone())).collect()
     }
 
     // ---- members ----
@@ -378,6 +420,10 @@ impl ClassicGroup {
     /// Gives a static member a new id. Whatever the old one waits with has to be answered before.
     pub fn replace_static(&mut self, old: &str, new: Arc<str>) -> bool {
         let Some(mut member) = self.members.remove(old) else { return false };
+        // It keeps what it had: that it has another id moves nothing.
+        for (id, _) in self.before.iter_mut().flatten().filter(|(id, _)| **id == *old) {
+            *id = new.clone();
+        }
         self.awaiting_joins -= usize::from(member.awaiting_join.is_some());
         member.awaiting_join = None;
         member.awaiting_sync = None;

@@ -8,6 +8,7 @@ use odradek_common::ErrorCode;
 use odradek_wire::JoinGroupRequest;
 
 use super::classic::{ClassicGroup, Member, Protocols, State, new_member_id, protocols};
+use super::journal::Why;
 use super::rebalance::{join_failed, millis, sync_failed};
 use super::records::GroupRecord;
 use super::{
@@ -64,6 +65,7 @@ impl GroupShard {
         }
         let Some((group, config)) = self.open(id) else { return };
         if !group.accepts(member_id, config) {
+            group.trace_member(Why::TooLarge, member_id, "did not find room when it joined again");
             group.remove(member_id);
             turn.reply_now(ticket, join_failed("", ErrorCode::GroupMaxSizeReached));
         } else if member_id.is_empty() {
@@ -77,6 +79,7 @@ impl GroupShard {
             turn.record(record);
             turn.then(GroupPending::Created { group: group.id.clone(), join: ticket });
         }
+        self.tell_journal(id, is_new_group);
     }
 }
 
@@ -157,6 +160,7 @@ impl ClassicGroup {
             awaiting_sync: None,
             is_new: true,
         });
+        self.trace_member(Why::Joined, &id, request.reason.as_deref().unwrap_or_default());
         self.schedule_session(&id, NEW_MEMBER_PATIENCE, turn);
         let reason = format!("{id} joins; client reason: {}", reason(request));
         self.rebalance_or_complete(&reason, turn, config);
@@ -185,23 +189,29 @@ impl ClassicGroup {
             return turn.reply_now(ticket, join_failed(id, error));
         }
         let is_same = self.member(id).is_some_and(|member| member.matches(&request.protocols));
-        let what = match self.state() {
-            State::PreparingRebalance => "joins again",
+        let (why, what) = match self.state() {
+            State::PreparingRebalance => (None, "joins again"),
             // It may not have received the answer to its last JoinGroup: it gets it again.
             State::CompletingRebalance if is_same => {
                 return turn.reply_now(ticket, GroupResponse::Join(self.joined(id, self.is_leader(id))));
             }
             // The leader joins when something else has changed that the assignment depends on, as a topic's partitions.
-            State::Stable if self.is_leader(id) => "leads the group and joins again",
+            State::Stable if self.is_leader(id) => {
+                let why = if is_same { Why::LeaderRejoined } else { Why::Subscription };
+                (Some(why), "leads the group and joins again")
+            }
             State::Stable if is_same => {
                 return turn.reply_now(ticket, GroupResponse::Join(self.joined(id, false)));
             }
-            State::CompletingRebalance | State::Stable => "has changed its metadata",
+            State::CompletingRebalance | State::Stable => (Some(Why::Subscription), "has changed its metadata"),
             State::Empty | State::Dead => {
                 return turn.reply_now(ticket, join_failed(id, ErrorCode::UnknownMemberId));
             }
         };
         let reason = format!("{id} {what}; client reason: {}", reason(request));
+        if let Some(why) = why {
+            self.trace_member(why, id, request.reason.as_deref().unwrap_or_default());
+        }
         // A JoinGroup that is sent again takes the place of the first.
         if let Some(before) = self.take_join(id) {
             turn.reply_now(before, join_failed(id, ErrorCode::RebalanceInProgress));
@@ -235,6 +245,7 @@ impl ClassicGroup {
             old_session_timeout_ms: old.session_timeout_ms,
             skips_assignment: client.api_version >= SKIP_ASSIGNMENT,
         };
+        self.trace_member(Why::Replaced, &old_id, &format!("is now {new_id}"));
         self.fence(&old_id, turn);
         self.replace_static(&old_id, new_id.clone());
         self.start_session(&new_id, turn);
@@ -283,11 +294,13 @@ impl ClassicGroup {
                 let timeouts = (replaced.old_rebalance_timeout_ms, replaced.old_session_timeout_ms);
                 self.update(new_id, replaced.old_protocols, timeouts.0, timeouts.1, None);
                 self.replace_static(new_id, old_id.clone());
+                self.trace_end_if_stable();
                 turn.cancel(GroupTimer::Session { group: self.id.clone(), member: new_id.clone() });
                 self.start_session(old_id, turn);
             }
             return turn.reply_now(replaced.join, join_failed("", error));
         }
+        self.trace_end_if_stable();
         let Some(ticket) = self.take_join(new_id) else { return };
         let is_leader = self.is_leader(new_id);
         let mut response = self.joined(new_id, is_leader && replaced.skips_assignment);

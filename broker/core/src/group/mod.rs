@@ -4,7 +4,8 @@
 //! - `classic` is a group's state, `join`, `rebalance` and `session` what happens to it (KIP-62, 134, 345, 394, 814);
 //! - `consumer` is the groups of the newer protocol (KIP-848);
 //! - `offsets` is what was committed and how long it stays (KIP-211, 447, 496);
-//! - `admin` lists, describes and deletes groups; `records` is what of it all lies in the log.
+//! - `admin` lists, describes and deletes groups; `records` is what of it all lies in the log;
+//! - `journal` remembers rebalances: why they were, and what moved.
 //!
 //! **Invariant:** offsets change only by replay. A classic group is soft state ahead of its record, which is written when a
 //! generation gets its assignment or the group becomes empty; it is taken from the record only while the log is loaded. A
@@ -14,6 +15,7 @@ mod admin;
 mod classic;
 pub mod consumer;
 mod join;
+mod journal;
 mod offsets;
 mod rebalance;
 mod records;
@@ -41,6 +43,8 @@ use odradek_wire::{
 
 pub use self::classic::{ClassicGroup, Member, State};
 use self::consumer::{ConsumerConfig, ConsumerGroup, ConsumerRecord, Topics};
+pub use self::journal::{Cause, Entry, History, Move, Outcome, Why};
+use self::journal::{Journals, Standing};
 use self::offsets::Offsets;
 pub use self::records::{CommittedOffset, GroupMetadata, GroupRecord, MemberRecord, OffsetKey};
 use crate::coordinator::{EncodedRecord, InTransaction, Origin, Shard, Ticket, Turn};
@@ -70,6 +74,10 @@ pub struct GroupConfig {
     /// `offsets.retention.check.interval.ms`.
     pub retention_check_interval: Duration,
     pub consumer: ConsumerConfig,
+    /// `odradek.group.journal.entries.max`: rebalances that are remembered of each group; 0: none.
+    pub journal_entries_max: usize,
+    /// `odradek.group.journal.bytes.max`: what the journal of a group may take.
+    pub journal_bytes_max: usize,
 }
 
 /// Who asks, as groups keep it.
@@ -102,6 +110,8 @@ pub enum GroupRequest {
     ConsumerHeartbeat(GroupClient, Arc<Image>, ConsumerGroupHeartbeatRequest),
     /// Answered when all that is told is committed.
     ConsumerDescribe(Vec<Str>),
+    /// The rebalances of a group.
+    History(Str),
     /// The metadata has a new image, in which these topics were made, changed or deleted.
     TopicsChanged {
         image: Arc<Image>,
@@ -147,6 +157,8 @@ impl GroupRequest {
 /// What reads groups.
 #[derive(Clone, Debug)]
 pub enum GroupQuery {
+    /// All that is committed.
+    Committed,
     Fetch(OffsetFetchRequestGroup),
     /// By state and type; empty: all.
     List {
@@ -174,6 +186,10 @@ pub enum GroupResponse {
     Describe(Vec<DescribedGroup>),
     ConsumerHeartbeat(ConsumerGroupHeartbeatResponse),
     ConsumerDescribe(Vec<consumer_group_describe_response::DescribedGroup>),
+    /// `None`: there is no such group.
+    History(Option<Box<History>>),
+    /// What groups have committed, by group, topic and partition.
+    Committed(Vec<(OffsetKey, i64)>),
     Done,
 }
 
@@ -226,6 +242,7 @@ pub struct GroupShard {
     downgraded: Option<ClassicGroup>,
     topics: Topics,
     offsets: Offsets,
+    journals: Journals,
     /// From then on classic groups are ahead of their records.
     is_loaded: bool,
     now_ms: i64,
@@ -235,6 +252,7 @@ impl GroupShard {
     /// `now_ms` is the wall clock at the load, for groups that no record tells the age of; `image` the metadata.
     pub fn new(config: Arc<GroupConfig>, now_ms: i64, image: Arc<Image>) -> Self {
         Self {
+            journals: Journals::new(config.journal_entries_max, config.journal_bytes_max),
             config,
             groups: BTreeMap::new(),
             consumers: BTreeMap::new(),
@@ -263,9 +281,11 @@ impl GroupShard {
     fn replay_consumer(&mut self, id: Arc<str>, record: ConsumerRecord) {
         if record == ConsumerRecord::Group(None) {
             self.consumers.remove(&id);
+            self.journals.on_gone(&id);
             return;
         }
-        if !self.consumers.contains_key(&id) {
+        let is_new = !self.consumers.contains_key(&id);
+        if is_new {
             if record.is_tombstone() {
                 return;
             }
@@ -276,9 +296,47 @@ impl GroupShard {
             };
             self.consumers.insert(id.clone(), ConsumerGroup::new(id.clone()));
         }
-        if let Some(group) = self.consumers.get_mut(&id) {
-            group.replay(record);
+        let Some(group) = self.consumers.get_mut(&id) else { return };
+        match self.journals.watches(&id) {
+            true => self.journals.replay(group, record, is_new),
+            false => group.replay(record),
         }
+    }
+
+    // ---- journal ----
+
+    /// A turn begins: what the one before has led to is known by now.
+    fn begin(&mut self, now: Now) {
+        for id in self.journals.take_touched() {
+            if let Some(standing) = self.standing(&id) {
+                self.journals.settle(&id, standing, self.consumers.get(&id), &self.topics);
+            }
+        }
+        let Self { journals, groups, consumers, .. } = self;
+        journals.begin(now, |id| standing(groups, consumers, id));
+    }
+
+    fn standing(&self, id: &str) -> Option<Standing> {
+        standing(&self.groups, &self.consumers, id)
+    }
+
+    /// Writes down what has happened to a classic group.
+    fn tell_journal(&mut self, id: &str, is_new: bool) {
+        if let Some(group) = self.groups.get_mut(id)
+            && !group.events.is_empty()
+        {
+            let events = std::mem::take(&mut group.events);
+            self.journals.on_events(&group.id, events, is_new);
+        }
+    }
+
+    fn history(&self, id: &str) -> Option<Box<History>> {
+        Some(Box::new(self.journals.history(id, self.standing(id)?)))
+    }
+
+    /// How many groups have a journal.
+    pub fn journal_count(&self) -> usize {
+        self.journals.len()
     }
 
     pub fn group(&self, id: &str) -> Option<&ClassicGroup> {
@@ -323,6 +381,7 @@ impl Shard for GroupShard {
     }
 
     fn handle(&mut self, ticket: Ticket, request: GroupRequest, turn: &mut GroupTurn<'_>) {
+        self.begin(turn.now);
         if let Some(refusal) = request.refusal(&self.config) {
             return turn.reply_now(ticket, refusal);
         }
@@ -362,6 +421,9 @@ impl Shard for GroupShard {
                 let described = groups.iter().map(|id| self.describe_consumer_group(id)).collect();
                 turn.reply(ticket, GroupResponse::ConsumerDescribe(described));
             }
+            GroupRequest::History(group) => {
+                turn.reply_now(ticket, GroupResponse::History(self.history(&group)));
+            }
             GroupRequest::TopicsChanged { image, names, has_new } => {
                 self.topics.see(image);
                 if has_new {
@@ -375,6 +437,7 @@ impl Shard for GroupShard {
 
     fn query(&self, query: GroupQuery, _: Now) -> GroupResponse {
         match query {
+            GroupQuery::Committed => GroupResponse::Committed(self.offsets.all_committed()),
             GroupQuery::Fetch(request) => GroupResponse::Fetch(self.fetch_offsets(&request, offsets::View::Committed)),
             GroupQuery::List { states, types } => GroupResponse::List(self.list(&states, &types)),
             GroupQuery::Describe { groups, api_version } => {
@@ -393,7 +456,10 @@ impl Shard for GroupShard {
                 self.offsets.replay(origin, key, value);
             }
             GroupRecord::Group(id, None) => {
-                self.groups.remove(&id);
+                if let Some(group) = self.groups.remove(&id) {
+                    self.journals.carry(group.members().map(|member| &member.id));
+                    self.journals.on_gone(&id);
+                }
             }
             GroupRecord::Group(id, Some(metadata)) => {
                 let downgraded = self.downgraded.take().filter(|group| group.id == id);
@@ -412,17 +478,23 @@ impl Shard for GroupShard {
 
     fn on_loaded(&mut self, turn: &mut GroupTurn<'_>) {
         self.is_loaded = true;
+        self.journals.on_loaded(turn.now);
         turn.schedule(GroupTimer::Expiry, self.config.retention_check_interval);
         for group in self.groups.values_mut() {
             group.start_sessions(turn);
             if group.member_count() > self.config.size_max {
+                group.trace(Cause::of_group(Why::TooLarge, "it was loaded with more members than group.max.size"));
                 group.prepare_rebalance("it was loaded with more members than group.max.size", turn, &self.config);
             }
         }
+        let told: Vec<Arc<str>> =
+            self.groups.values().filter(|group| !group.events.is_empty()).map(|group| group.id.clone()).collect();
+        told.iter().for_each(|id| self.tell_journal(id, false));
         self.start_consumer_sessions(turn);
     }
 
     fn on_timer(&mut self, timer: GroupTimer, turn: &mut GroupTurn<'_>) {
+        self.begin(turn.now);
         self.now_ms = turn.wall().0;
         match timer {
             GroupTimer::Expiry => {
@@ -434,16 +506,19 @@ impl Shard for GroupShard {
                 if let Some((group, config)) = self.open(&group) {
                     group.on_session_timeout(&member, turn, config);
                 }
+                self.tell_journal(&group, false);
             }
             GroupTimer::Join(group) => {
                 if let Some((group, config)) = self.open(&group) {
                     group.on_join_timeout(turn, config);
                 }
+                self.tell_journal(&group, false);
             }
             GroupTimer::Sync(group) => {
                 if let Some((group, config)) = self.open(&group) {
                     group.on_sync_timeout(turn, config);
                 }
+                self.tell_journal(&group, false);
             }
             GroupTimer::Revocation { group, member } => self.on_revocation_timeout(&group, &member, turn),
             GroupTimer::MemberJoin { group, member } => {
@@ -457,6 +532,7 @@ impl Shard for GroupShard {
     }
 
     fn on_appended(&mut self, pending: GroupPending, result: Result<(), ErrorCode>, turn: &mut GroupTurn<'_>) {
+        self.begin(turn.now);
         match pending {
             GroupPending::Created { group, join } => {
                 if let Err(error) = result {
@@ -481,25 +557,31 @@ impl Shard for GroupShard {
                 if let Some((group, config)) = self.open(&group) {
                     group.on_assignment_stored(generation, assignment, result, turn, config);
                 }
+                self.tell_journal(&group, false);
             }
             // Should it be what it was: whoever waited was told to join again, and has its time for that.
             GroupPending::Upgraded(group) => {
                 if let Some((group, config)) = self.open(&group).filter(|_| result.is_err()) {
                     group.resume_rebalance(turn, config);
                 }
+                self.tell_journal(&group, false);
             }
             // Whether it is committed or not: it is what the log says.
             GroupPending::Downgraded(group) => {
                 if let Some((group, config)) = self.open(&group)
                     && group.is(State::Stable)
                 {
+                    group.trace(Cause::of_group(Why::ToClassic, ""));
                     group.prepare_rebalance("it has changed its protocol", turn, config);
                 }
+                self.tell_journal(&group, false);
             }
             GroupPending::Replaced(replaced) => {
-                if let Some((group, _)) = self.open(&replaced.group.clone()) {
+                let id = replaced.group.clone();
+                if let Some((group, _)) = self.open(&id) {
                     group.on_replacement_stored(*replaced, result, turn);
                 }
+                self.tell_journal(&id, false);
             }
         }
     }
@@ -511,6 +593,24 @@ impl Shard for GroupShard {
     fn take_effects(&mut self) -> Vec<std::convert::Infallible> {
         Vec::new()
     }
+}
+
+/// What a group is to its journal; `None`: there is none.
+fn standing(
+    groups: &BTreeMap<Arc<str>, ClassicGroup>,
+    consumers: &BTreeMap<Arc<str>, ConsumerGroup>,
+    id: &str,
+) -> Option<Standing> {
+    if let Some(group) = consumers.get(id) {
+        return Some(journal::standing(group));
+    }
+    let group = groups.get(id)?;
+    let outcome = match group.state() {
+        State::Stable => Some(Outcome::Stable),
+        State::Empty | State::Dead => Some(Outcome::Empty),
+        State::PreparingRebalance | State::CompletingRebalance => None,
+    };
+    Some(Standing { epoch: group.generation, outcome })
 }
 
 #[cfg(test)]

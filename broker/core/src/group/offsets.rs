@@ -65,6 +65,12 @@ impl Offsets {
         self.pending.values().any(|offsets| offsets.range(of_group(group)).next().is_some())
     }
 
+    /// All that is committed and that a new leader would know too.
+    pub fn all_committed(&self) -> Vec<(OffsetKey, i64)> {
+        let all = self.committed.range_committed(..);
+        all.map(|(key, (_, offset))| (key.clone(), offset.offset)).collect()
+    }
+
     pub fn of_group(&self, group: &Arc<str>) -> impl Iterator<Item = (&OffsetKey, &CommittedOffset)> {
         self.committed.range(of_group(group)).map(|(key, (_, offset))| (key, offset))
     }

@@ -9,6 +9,7 @@ use odradek_common::ErrorCode;
 use odradek_wire::{JoinGroupResponse, Str, SyncGroupResponse};
 
 use super::classic::{ClassicGroup, JoinTimer, State};
+use super::journal::{Cause, Why};
 use super::records::GroupRecord;
 use super::{GroupConfig, GroupResponse, GroupTimer, GroupTurn};
 use crate::coordinator::Ticket;
@@ -91,6 +92,7 @@ impl ClassicGroup {
             return;
         }
         let reason = format!("the session of {member_id} has ended");
+        self.trace_member(Why::SessionTimeout, member_id, "");
         // A new member may still wait with its JoinGroup; if it is there after all, it joins anew.
         if let Some(ticket) = self.take_join(member_id) {
             turn.reply_now(ticket, join_failed("", ErrorCode::UnknownMemberId));
@@ -153,7 +155,10 @@ impl ClassicGroup {
     pub(super) fn resume_rebalance(&mut self, turn: &mut GroupTurn<'_>, config: &GroupConfig) {
         match self.state() {
             State::PreparingRebalance => self.schedule_join(turn),
-            State::CompletingRebalance => self.prepare_rebalance("it could not change its protocol", turn, config),
+            State::CompletingRebalance => {
+                self.trace(Cause::of_group(Why::NotStored, "it could not change its protocol"));
+                self.prepare_rebalance("it could not change its protocol", turn, config);
+            }
             State::Empty | State::Stable | State::Dead => {}
         }
     }
@@ -188,6 +193,7 @@ impl ClassicGroup {
         let late = self.members().filter(|member| member.awaiting_join.is_none() && member.instance_id.is_none());
         let late: Vec<_> = late.map(|member| member.id.clone()).collect();
         for member in &late {
+            self.trace_member(Why::RebalanceTimeout, member, "did not join again in time");
             self.remove(member);
             self.end_session(member, turn);
         }
@@ -206,6 +212,7 @@ impl ClassicGroup {
             self.compute_subscribed();
             self.transition(State::Empty, turn.wall().0);
             turn.note(format!("group {}: empty in generation {}", self.id, self.generation));
+            self.trace_end();
             turn.record(GroupRecord::Group(self.id.clone(), Some(self.to_record(&BTreeMap::new()))));
             return;
         }
@@ -236,6 +243,7 @@ impl ClassicGroup {
         }
         let late = std::mem::take(&mut self.pending_sync);
         for member in &late {
+            self.trace_member(Why::RebalanceTimeout, member, "did not ask for its assignment in time");
             self.remove(member);
             self.end_session(member, turn);
         }
@@ -268,9 +276,11 @@ impl ClassicGroup {
                     member.assignment = assignment.remove(&member.id).unwrap_or_default();
                 }
                 self.transition(State::Stable, turn.wall().0);
+                self.trace_end();
                 self.answer_syncs(ErrorCode::None, turn);
             }
             Err(error) => {
+                self.trace(Cause::of_group(Why::NotStored, &error.to_string()));
                 self.reset_assignment(error, turn);
                 self.rebalance_or_complete(&format!("the assignment could not be stored: {error}"), turn, config);
             }

@@ -10,6 +10,7 @@ use odradek_wire::leave_group_response::MemberResponse;
 use odradek_wire::{HeartbeatRequest, HeartbeatResponse, LeaveGroupRequest, LeaveGroupResponse, Str, SyncGroupRequest};
 
 use super::classic::{ClassicGroup, State};
+use super::journal::Why;
 use super::rebalance::{join_failed, sync_failed};
 use super::records::GroupRecord;
 use super::{GroupPending, GroupResponse, GroupShard, GroupTurn};
@@ -25,6 +26,7 @@ impl GroupShard {
             Some((group, _)) => group.sync(ticket, request, turn),
             None => turn.reply_now(ticket, sync_failed(ErrorCode::UnknownMemberId)),
         }
+        self.tell_journal(&request.group_id, false);
     }
 
     pub(super) fn heartbeat(&mut self, ticket: Ticket, request: &HeartbeatRequest, turn: &mut GroupTurn<'_>) {
@@ -54,6 +56,7 @@ impl GroupShard {
                 members
             }
         };
+        self.tell_journal(&request.group_id, false);
         turn.reply(ticket, GroupResponse::Leave(LeaveGroupResponse { members, ..LeaveGroupResponse::default() }));
     }
 }
@@ -169,6 +172,8 @@ impl ClassicGroup {
         if !self.is_pending(&id) {
             self.check_member(&id, instance_id)?;
         }
+        let why = if member.member_id.is_empty() { Why::Removed } else { Why::Left };
+        self.trace_member(why, &id, member.reason.as_deref().unwrap_or_default());
         let reason = member.reason.as_deref().unwrap_or("not provided");
         turn.note(format!("group {}: {id} leaves; client reason: {reason}", self.id));
         self.end_session(&id, turn);

@@ -45,6 +45,8 @@ fn config() -> GroupConfig {
         size_max: 100,
         metadata_max: 10,
         retention_ms: 1_000_000,
+        journal_entries_max: 32,
+        journal_bytes_max: 16_384,
         retention_check_interval: Duration::from_secs(600),
         consumer: consumer::config(),
     }

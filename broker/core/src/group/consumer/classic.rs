@@ -20,7 +20,7 @@ use crate::coordinator::Ticket;
 use crate::group::classic::{CONSUMER, protocols};
 use crate::group::rebalance::{join_failed, sync_failed};
 use crate::group::session::heartbeat;
-use crate::group::{GroupClient, GroupRecord, GroupResponse, GroupShard, GroupTimer, GroupTurn};
+use crate::group::{GroupClient, GroupRecord, GroupResponse, GroupShard, GroupTimer, GroupTurn, Why};
 
 /// The first version whose members get their id before they are let in (KIP-394).
 const KNOWN_MEMBER_ID: i16 = 4;
@@ -91,6 +91,7 @@ impl GroupShard {
         if is_downgrade {
             let gone: Vec<Arc<str>> = replaced.into_iter().collect();
             let member = member.clone();
+            self.tell_why(&advanced);
             self.downgrade(id, &gone, Some(&member), advanced.is_raised, turn);
             return Ok(response);
         }
@@ -217,7 +218,7 @@ impl GroupShard {
     ) {
         let found = self.consumers.get(group).and_then(|group| group.member(member));
         if found.is_some_and(ConsumerMember::is_classic) {
-            self.fence(group, std::slice::from_ref(member), what, turn);
+            self.fence(group, std::slice::from_ref(member), (Why::RebalanceTimeout, what), turn);
         }
     }
 
@@ -259,7 +260,9 @@ impl GroupShard {
             }
         }
         if !leaving.is_empty() {
-            self.fence(id, &leaving, "have left", turn);
+            let is_removal = request.members.iter().all(|member| member.member_id.is_empty());
+            let why = if is_removal { Why::Removed } else { Why::Left };
+            self.fence(id, &leaving, (why, "have left"), turn);
         }
         turn.reply(ticket, GroupResponse::Leave(LeaveGroupResponse { members, ..LeaveGroupResponse::default() }));
     }

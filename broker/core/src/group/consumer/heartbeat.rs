@@ -21,7 +21,9 @@ use super::regex::compile;
 use super::target::Change;
 use super::{ConsumerConfig, ConsumerGroup, Refusal, millis};
 use crate::coordinator::Ticket;
-use crate::group::{ClassicGroup, GroupClient, GroupRecord, GroupResponse, GroupShard, GroupTimer, GroupTurn, State};
+use crate::group::{
+    Cause, ClassicGroup, GroupClient, GroupRecord, GroupResponse, GroupShard, GroupTimer, GroupTurn, State, Why,
+};
 
 /// The first version whose members choose their ids themselves (KIP-1082).
 const OWN_MEMBER_ID: i16 = 1;
@@ -218,6 +220,14 @@ impl GroupShard {
         let has_new_subscription = is_renamed || news.is_changed;
         let mut epoch = group.epoch();
         let mut looked_at = None;
+        let is_new = found.replacement.is_empty() && group.member(&member.id).is_none();
+        let mut causes = Vec::new();
+        if !found.replacement.is_empty() {
+            let detail = found.replaced.as_ref().map(|old| format!("was {old}")).unwrap_or_default();
+            causes.push(member.cause(Why::Replaced, &detail));
+        } else if is_new {
+            causes.push(member.cause(Why::Joined, ""));
+        }
         let must_rise = is_renamed || (news.is_changed && news.is_resolved);
         if must_rise || group.needs_look() {
             let change = Change { updated: Some(&member), gone };
@@ -230,6 +240,11 @@ impl GroupShard {
                     () => "topics have changed".to_owned(),
                 };
                 turn.note(format!("group {}: epoch {epoch}: {why}", group.id));
+                if !must_rise {
+                    causes.push(Cause::of_group(Why::Topics, "what it reads was made, changed or deleted"));
+                } else if !is_new {
+                    causes.push(member.cause(Why::Subscription, ""));
+                }
                 log(ConsumerRecord::Group(Some(GroupEpoch { epoch, metadata_hash })));
             }
             if group.has_partition_metadata {
@@ -282,7 +297,7 @@ impl GroupShard {
         if news.is_due {
             turn.schedule(GroupTimer::Regexes(group.id.clone()), Duration::ZERO);
         }
-        Ok(Advanced { member, looked_at, is_raised: epoch > group.epoch() })
+        Ok(Advanced { member, looked_at, is_raised: epoch > group.epoch(), causes, replaced: found.replaced.clone() })
     }
 
     /// What [`GroupShard::advance`] came to is to be written.
@@ -298,7 +313,18 @@ impl GroupShard {
         {
             group.looked_at(epoch);
         }
+        self.tell_why(advanced);
         records.into_iter().for_each(|record| turn.record(record));
+    }
+
+    /// Tells the journal what has brought a member further.
+    pub(super) fn tell_why(&mut self, advanced: &Advanced) {
+        for cause in &advanced.causes {
+            self.journals.because(cause.clone());
+        }
+        if let Some(old) = &advanced.replaced {
+            self.journals.rename(old, &advanced.member.id);
+        }
     }
 
     /// What becomes of the group's regular expressions when a member says what it says. A new one is looked at, but resolved
@@ -369,6 +395,7 @@ impl GroupShard {
         if is_new || metadata_hash != group.epoch.metadata_hash {
             let epoch = group.epoch() + 1;
             turn.note(format!("group {id}: epoch {epoch}: regular expressions were resolved"));
+            self.journals.because(Cause::of_group(Why::Topics, "regular expressions were resolved"));
             turn.record(GroupRecord::Consumer(
                 group.id.clone(),
                 ConsumerRecord::Group(Some(GroupEpoch { epoch, metadata_hash })),
@@ -466,6 +493,10 @@ pub(super) struct Advanced {
     looked_at: Option<i32>,
     /// The group is in a new epoch.
     pub is_raised: bool,
+    /// What the journal is told if it comes to records.
+    pub causes: Vec<Cause>,
+    /// The static member's id until now.
+    pub replaced: Option<Arc<str>>,
 }
 
 impl ConsumerGroup {

@@ -9,7 +9,7 @@ use super::member::{AWAY_EPOCH, Assigned, CurrentAssignment};
 use super::records::{ConsumerRecord, GroupEpoch};
 use super::target::Change;
 use super::{ConsumerGroup, Refusal, millis};
-use crate::group::{GroupRecord, GroupShard, GroupTimer, GroupTurn};
+use crate::group::{GroupRecord, GroupShard, GroupTimer, GroupTurn, Why};
 
 impl GroupShard {
     pub(super) fn consumer_leave(
@@ -26,13 +26,15 @@ impl GroupShard {
         let leaving = member.id.clone();
         if request.member_epoch == AWAY_EPOCH {
             turn.note(format!("group {id}: {leaving} has left for a while"));
+            let cause = member.cause(Why::Away, "");
             let current = CurrentAssignment { epoch: AWAY_EPOCH, revoking: Assigned::new(), ..member.current.clone() };
             // It has its session to come back in, and nothing to give up meanwhile.
             turn.cancel(GroupTimer::Revocation { group: group.id.clone(), member: leaving.clone() });
             let record = ConsumerRecord::Current(leaving, Some(current));
             turn.record(GroupRecord::Consumer(group.id.clone(), record));
+            self.journals.because(cause);
         } else {
-            self.fence(id, &[leaving], "has left", turn);
+            self.fence(id, &[leaving], (Why::Left, "has left"), turn);
         }
         Ok(ConsumerGroupHeartbeatResponse {
             member_id: Some(Str::from(request.member_id.as_str())),
@@ -51,12 +53,16 @@ impl GroupShard {
 
     /// Takes members out of a group, which is then in a new epoch; or, if none is left that speaks the consumer protocol, and
     /// it may, of the classic protocol again.
-    pub(super) fn fence(&mut self, id: &str, members: &[Arc<str>], why: &str, turn: &mut GroupTurn<'_>) {
+    pub(super) fn fence(&mut self, id: &str, members: &[Arc<str>], (why, what): (Why, &str), turn: &mut GroupTurn<'_>) {
         let Some(group) = self.consumers.get(id) else { return };
+        for member in members.iter().filter_map(|member| group.member(member)) {
+            // That it has left says all.
+            self.journals.because(member.cause(why, if why == Why::RebalanceTimeout { what } else { "" }));
+        }
         for timer in members.iter().flat_map(|member| timers(&group.id, member)) {
             turn.cancel(timer);
         }
-        turn.note(format!("group {id}: {} {why}", members.join(", ")));
+        turn.note(format!("group {id}: {} {what}", members.join(", ")));
         let change = Change { updated: None, gone: members };
         if self.may_downgrade(group, change) {
             return self.downgrade(id, members, None, true, turn);
@@ -84,7 +90,8 @@ impl GroupShard {
         turn: &mut GroupTurn<'_>,
     ) {
         if self.consumers.get(group).is_some_and(|group| group.member(member).is_some()) {
-            self.fence(group, std::slice::from_ref(member), "was not heard of within the session timeout", turn);
+            let why = (Why::SessionTimeout, "was not heard of within the session timeout");
+            self.fence(group, std::slice::from_ref(member), why, turn);
         }
     }
 
@@ -92,7 +99,8 @@ impl GroupShard {
     pub(in crate::group) fn on_revocation_timeout(&mut self, group: &str, member: &Arc<str>, turn: &mut GroupTurn<'_>) {
         let found = self.consumers.get(group).and_then(|group| group.member(member));
         if found.is_some_and(|member| member.current.has_to_revoke()) {
-            self.fence(group, std::slice::from_ref(member), "did not give its partitions up in time", turn);
+            let why = (Why::RebalanceTimeout, "did not give its partitions up in time");
+            self.fence(group, std::slice::from_ref(member), why, turn);
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use odradek_common::TopicId;
 
 use super::super::classic::Protocols;
+use super::super::journal::{Cause, Why};
 
 /// Partitions by topic. No topic is without partitions.
 pub type Partitions = BTreeMap<TopicId, BTreeSet<i32>>;
@@ -136,6 +137,11 @@ impl ConsumerMember {
     pub fn new(id: Arc<str>) -> Self {
         let info = MemberInfo { rebalance_timeout_ms: -1, ..MemberInfo::default() };
         Self { id, info, current: CurrentAssignment::new() }
+    }
+
+    /// For the journal.
+    pub fn cause(&self, why: Why, detail: &str) -> Cause {
+        Cause::of_member(why, &self.id, detail).with(self.info.instance_id.as_ref(), &self.info.client_id)
     }
 
     pub fn is_classic(&self) -> bool {

@@ -21,7 +21,9 @@ use super::topics::Topics;
 use super::{ConsumerGroup, Refusal, millis};
 use crate::group::classic::CONSUMER;
 use crate::group::rebalance::{join_failed, sync_failed};
-use crate::group::{ClassicGroup, GroupPending, GroupRecord, GroupShard, GroupTimer, GroupTurn, Member, State};
+use crate::group::{
+    Cause, ClassicGroup, GroupPending, GroupRecord, GroupShard, GroupTimer, GroupTurn, Member, State, Why,
+};
 
 /// What a member of the classic kind says of itself in the metadata of a protocol.
 pub(super) fn subscription(metadata: &Bytes) -> Result<(i16, ConsumerProtocolSubscription), DecodeError> {
@@ -96,6 +98,7 @@ impl GroupShard {
         let Some(classic) = self.groups.get_mut(id) else { return };
         let members: Vec<Arc<str>> = classic.members().map(|member| member.id.clone()).collect();
         if !members.is_empty() {
+            self.journals.because(Cause::of_group(Why::ToConsumer, ""));
             turn.note(format!("group {id}: of the consumer protocol from now on, with {} members", members.len()));
         }
         for member in members {
@@ -135,6 +138,7 @@ impl GroupShard {
         turn: &mut GroupTurn<'_>,
     ) {
         let Some(group) = self.consumers.get(id) else { return };
+        self.journals.because(Cause::of_group(Why::ToClassic, ""));
         for record in group.tombstones() {
             turn.record(GroupRecord::Consumer(group.id.clone(), record));
         }

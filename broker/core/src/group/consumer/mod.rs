@@ -9,7 +9,7 @@
 //! - `topics` is the cluster's metadata as groups see it, `regex` the expressions that stand for topics.
 //!
 //! **Invariant:** a [`ConsumerGroup`] changes only by [`ConsumerGroup::replay`], record by record: whoever wants to know of
-//! every change (a journal) finds them all there, and why in the decisions' `Turn::note`. Three epochs tell how far a
+//! every change (the journal) finds them all there; why is told it by the decisions, before. Three epochs tell how far a
 //! change has come: the group's is raised when anything changes that the assignment depends on, the target's follows when
 //! the assignment for it is made, and each member's when it has given up what it had to.
 //!
