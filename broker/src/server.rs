@@ -18,7 +18,9 @@ use odradek_proto::metadata::Endpoint;
 use tokio::sync::Notify;
 
 use crate::api::{AllowAll, Api, Parts};
-use crate::coordinators::{GroupCoordinators, MarkerSender, MarkerWriter, Peers, ProducerIds, TransactionCoordinators};
+use crate::coordinators::{
+    GroupCoordinators, LagBoard, LagWatch, MarkerSender, MarkerWriter, Peers, ProducerIds, TransactionCoordinators,
+};
 use crate::life::{self, CurrentBrokerEpoch, Incarnation, Liveness};
 use crate::metadata::{
     ActiveController, ControllerClient, Follower, IsrChanges, LiveConfig, MetadataCache, ProducerIdBlocks, Publisher,
@@ -44,9 +46,11 @@ pub async fn run(world: World, config: BrokerConfig, shutdown: Shutdown) -> anyh
     let metrics = metrics::bind(&world, config.metrics_listener.as_ref()).await?;
     let opened = open_logs(&world, &config, &controller, &broker_epoch).await?;
     let (replicas, dirs) = (opened.replicas.clone(), Arc::downgrade(&opened.dirs));
-    let metrics = metrics.map(|listener| serve_metrics(&world, listener, &replicas));
+    // Whoever has nobody to tell does not look.
+    let lag = metrics.is_some().then(LagBoard::default);
+    let metrics = metrics.map(|listener| serve_metrics(&world, listener, &replicas, lag.clone().unwrap_or_default()));
     let previous_broker_epoch = opened.previous_broker_epoch;
-    let joined = join(&world, &config, controller, opened, broker_epoch, &shutdown).await;
+    let joined = join(&world, &config, controller, opened, broker_epoch, lag, &shutdown).await;
     let (epoch, ended) = match joined {
         Ok(Some((running, listeners))) => (Some(running.epoch), running.until_stopped(listeners, &shutdown).await),
         Ok(None) => (previous_broker_epoch, Ok(())),
@@ -70,11 +74,18 @@ pub async fn run(world: World, config: BrokerConfig, shutdown: Shutdown) -> anyh
 }
 
 /// Serves what the broker has to tell in numbers, from before it is a member of the cluster until its end.
-fn serve_metrics(world: &World, listener: MetricsListener, replicas: &Arc<ReplicaManager>) -> TaskHandle {
+fn serve_metrics(
+    world: &World,
+    listener: MetricsListener,
+    replicas: &Arc<ReplicaManager>,
+    lag: LagBoard,
+) -> TaskHandle {
     // Who is still asking when the broker stops must not keep its directories.
     let replicas = Arc::downgrade(replicas);
     let mut metrics = Metrics::default();
     metrics.register(move || replicas.upgrade().map_or_else(Vec::new, |replicas| replicas.metrics()));
+    let clock = world.clone();
+    metrics.register(move || lag.metrics(clock.instant()));
     listener.serve(world, metrics)
 }
 
@@ -85,6 +96,7 @@ async fn join(
     controller: ControllerClient,
     opened: Opened,
     broker_epoch: CurrentBrokerEpoch,
+    lag: Option<LagBoard>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Option<(Running, Vec<BoundListener>)>> {
     let Opened { dirs, replicas, cluster_id, directory_ids, previous_broker_epoch } = opened;
@@ -137,6 +149,20 @@ async fn join(
     let incarnation = Incarnation { broker_id: config.node_id, broker_epoch: epoch, incarnation };
     let active = controller.active().clone();
     let liveness = Liveness::start(world, active, incarnation, config.life.heartbeat_interval, &cache, stale);
+    let lag_interval = config.groups.lag_interval;
+    let lag = lag.filter(|_| !lag_interval.is_zero()).map(|board| {
+        let watch = LagWatch {
+            world: world.clone(),
+            local: config.node_id,
+            cache: cache.clone(),
+            replicas: replicas.clone(),
+            groups: groups.clone(),
+            peers: peers.clone(),
+            board,
+            series_max: config.groups.lag_metrics_max,
+        };
+        world.spawn("lag of groups", watch.run(lag_interval))
+    });
     let api = Api::new(Parts {
         world: world.clone(),
         config: config.clone(),
@@ -154,7 +180,7 @@ async fn join(
     });
     let (world, config) = (world.clone(), config.clone());
     let running =
-        Running { world, config, epoch, cache, follower, liveness, api, groups, transactions, replicas, dirs };
+        Running { world, config, epoch, cache, follower, liveness, api, groups, transactions, replicas, dirs, lag };
     Ok(Some((running, listeners)))
 }
 
@@ -203,6 +229,8 @@ struct Running {
     transactions: Arc<TransactionCoordinators>,
     replicas: Arc<ReplicaManager>,
     dirs: Arc<LogDirs>,
+    /// The task that looks at the lag of groups.
+    lag: Option<TaskHandle>,
 }
 
 impl Running {
@@ -231,6 +259,7 @@ impl Running {
         }
         network.stop();
         self.follower.abort();
+        self.lag.iter().for_each(TaskHandle::abort);
         self.transactions.stop();
         self.groups.stop();
         self.liveness.stop();

@@ -26,7 +26,7 @@ mod transactions;
 
 pub use adopt::Adopt;
 pub use config::{Config, ConfigEdit, Configured, ConfiguredKind};
-pub use group::{Group, GroupList, Groups, ResetOffsets, Selection, Whereto};
+pub use group::{Group, GroupDescribe, GroupList, Groups, ResetOffsets, Selection, Whereto};
 pub use transactions::{Txn, TxnAbort, TxnFindHanging, TxnList};
 
 /// Operates an Odradek cluster: topics, brokers, the quorum; produces to it and consumes from it.

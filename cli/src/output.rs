@@ -40,7 +40,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     };
     let numeric = |column: usize| {
         let is_number =
-            |row: &Vec<String>| row.get(column).is_some_and(|cell| cell.parse::<i64>().is_ok() || cell == "-");
+            |row: &Vec<String>| row.get(column).is_some_and(|cell| cell.parse::<f64>().is_ok() || cell == "-");
         !rows.is_empty() && rows.iter().all(is_number)
     };
     let columns: Vec<(usize, bool)> = (0..head.len()).map(|column| (width(column), numeric(column))).collect();

@@ -52,13 +52,13 @@ fn odradek(cluster: &Cluster, line: &str) -> anyhow::Result<Said> {
 }
 
 /// The text of a command that succeeds.
-fn text(cluster: &Cluster, line: &str) -> anyhow::Result<String> {
+pub(crate) fn text(cluster: &Cluster, line: &str) -> anyhow::Result<String> {
     let said = odradek(cluster, line)?;
     ensure!(said.code == Some(0), "{}", said.all());
     Ok(said.out)
 }
 
-fn json(cluster: &Cluster, line: &str) -> anyhow::Result<Value> {
+pub(crate) fn json(cluster: &Cluster, line: &str) -> anyhow::Result<Value> {
     let out = text(cluster, &format!("{line} --output json --timeout 40"))?;
     serde_json::from_str(&out).with_context(|| format!("odradek {line}: {out}"))
 }

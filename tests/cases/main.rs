@@ -18,6 +18,7 @@ mod flush;
 mod frameworks;
 mod go;
 mod group_cli;
+mod group_insight;
 mod groups;
 mod guide;
 mod idempotence;

@@ -26,7 +26,7 @@ fn address(node: &Node) -> anyhow::Result<String> {
     Ok(address.split_whitespace().next().unwrap_or_default().to_owned())
 }
 
-fn scraped(node: &Node) -> anyhow::Result<String> {
+pub(crate) fn scraped(node: &Node) -> anyhow::Result<String> {
     let mut socket = TcpStream::connect(address(node)?)?;
     socket.set_read_timeout(Some(LIMIT))?;
     socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")?;

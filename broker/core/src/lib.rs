@@ -20,6 +20,7 @@ pub mod cold_reader;
 pub mod coordinator;
 pub mod fetch_session;
 pub mod group;
+pub mod lag;
 pub mod partition;
 pub mod purgatory;
 pub mod replication_quota;

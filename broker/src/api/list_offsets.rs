@@ -6,19 +6,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use odradek_broker_core::partition::{Isolation, Reader};
-use odradek_common::{ErrorCode, LeaderEpoch, PartitionIndex, TopicIdPartition};
+use odradek_common::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicIdPartition};
 use odradek_metadata::Topic;
 use odradek_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsRequest};
 use odradek_wire::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
+use odradek_wire::{RawTaggedField, own};
 
 use super::dispatch::Asked;
 use super::{Api, Operation, Outcome, Resource};
-use crate::replica::ListedOffset;
+use crate::replica::{ListedOffset, OldestUnread};
 
 /// Special timestamps that came with a later version, and with which.
 const NEWER_TIMESTAMPS: &[(i64, i16)] = &[(-3, 7), (-4, 8), (-5, 9), (-6, 11)];
+
+/// Offsets for which one request is told what is unread: each may take a batch apart. Of more the rest is not known.
+const UNREAD_OFFSETS_MAX: usize = 1_000;
 
 /// The first version whose answers carry a leader epoch.
 const LEADER_EPOCH: i16 = 4;
@@ -31,11 +35,10 @@ impl Api {
         let Asked { context, version, body: request, .. } = asked;
         let api = self.clone();
         // A lookup by time reads indexes and a batch: on the disk pool, lest a cold page hold up a socket's thread.
-        let has_lookup = request
-            .topics
-            .iter()
-            .flat_map(|topic| &topic.partitions)
-            .any(|partition| partition.timestamp >= 0 || partition.timestamp == -3);
+        let has_lookup = request.topics.iter().flat_map(|topic| &topic.partitions).any(|partition| {
+            let asks_ages = own::field(&partition.unknown_tagged_fields, own::OLDEST_UNREAD).is_some();
+            partition.timestamp >= 0 || partition.timestamp == -3 || asks_ages
+        });
         let answer = move || api.listed(&context, version, &request);
         if has_lookup {
             let world = self.world.clone();
@@ -66,6 +69,7 @@ impl Api {
                 }
             }
         }
+        let mut unread_left = UNREAD_OFFSETS_MAX;
         let mut topics = Vec::with_capacity(request.topics.len());
         for asked in &request.topics {
             let topic = match self.allows(context, Operation::Describe, Resource::Topic(&asked.name)) {
@@ -85,7 +89,11 @@ impl Api {
                     Ok(topic) => self.list_offset(version, reader, topic, partition),
                     Err(error) => Err(error),
                 };
-                response(version, partition.partition_index, listed)
+                let mut answer = response(version, partition.partition_index, listed);
+                if let (Ok(topic), true) = (topic, listed.is_ok()) {
+                    answer.unknown_tagged_fields.extend(self.oldest_unread(topic, partition, &mut unread_left));
+                }
+                answer
             });
             let partitions = partitions.collect();
             topics.push(ListOffsetsTopicResponse {
@@ -95,6 +103,21 @@ impl Api {
             });
         }
         ListOffsetsResponse { topics, ..ListOffsetsResponse::default() }
+    }
+
+    /// What a node asks for that tells lag in time.
+    fn oldest_unread(&self, topic: &Topic, asked: &ListOffsetsPartition, left: &mut usize) -> Option<RawTaggedField> {
+        let offsets = own::numbers(own::field(&asked.unknown_tagged_fields, own::OLDEST_UNREAD)?);
+        let id = TopicIdPartition { topic_id: topic.id, partition: PartitionIndex(asked.partition_index) };
+        let epoch = LeaderEpoch(asked.current_leader_epoch);
+        let answers = offsets.map(|offset| {
+            if *left == 0 {
+                return own::NOT_KNOWN;
+            }
+            *left -= 1;
+            self.replicas.oldest_unread(id, epoch, Offset(offset.max(0))).map_or(own::NOT_KNOWN, OldestUnread::number)
+        });
+        Some(own::numbers_field(own::OLDEST_UNREAD, answers))
     }
 
     fn list_offset(

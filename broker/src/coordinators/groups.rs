@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use odradek_broker_core::coordinator::{RuntimeConfig, TransactionEnd};
 use odradek_broker_core::group::consumer::{Assignor, Bounded, ConsumerConfig, MigrationPolicy};
-use odradek_broker_core::group::{GroupConfig, GroupQuery, GroupRequest, GroupResponse, GroupShard, OFFSETS_TOPIC};
+use odradek_broker_core::group::{
+    GroupConfig, GroupQuery, GroupRequest, GroupResponse, GroupShard, OFFSETS_TOPIC, OffsetKey,
+};
 use odradek_common::config::BrokerConfig;
 use odradek_common::{ErrorCode, PartitionIndex};
 use odradek_metadata::{Delta, Image};
@@ -66,6 +68,16 @@ impl GroupCoordinators {
     /// Reads what is committed of a group.
     pub fn query(&self, group: &str, query: GroupQuery) -> Answer<GroupShard> {
         self.led.driver(group)?.query(query)
+    }
+
+    /// What the groups that are coordinated here have committed. Those that are being loaded are left out.
+    pub fn committed(&self) -> Vec<(OffsetKey, i64)> {
+        let answers = self.led.drivers().into_iter().filter_map(|driver| driver.query(GroupQuery::Committed).ok());
+        let offsets = answers.filter_map(|answer| match answer {
+            GroupResponse::Committed(offsets) => Some(offsets),
+            _ => None,
+        });
+        offsets.flatten().collect()
     }
 
     /// As [`Leaderships::query_all`].
@@ -151,6 +163,8 @@ fn group_config(config: &BrokerConfig) -> GroupConfig {
         retention_ms: i64::try_from(config.offsets.retention.as_millis()).unwrap_or(i64::MAX),
         retention_check_interval: config.offsets.retention_check_interval,
         consumer: consumer_config(groups),
+        journal_entries_max: groups.journal_entries_max,
+        journal_bytes_max: groups.journal_bytes_max,
     }
 }
 

@@ -5,6 +5,7 @@
 //! - `driver` holds a core [`Runtime`](odradek_broker_core::coordinator::Runtime) behind one lock. Requests are decided and
 //!   appended in place, on the task that brought them; one task a driver loads it, then carries the high watermark and the
 //!   clock to it.
+//! - [`LagWatch`] looks at the lag of groups, for metrics.
 //! - `loader` replays the partition from its log.
 //! - [`MarkerSender`] tells partitions of the ends of their transactions; [`MarkerWriter`] writes them where they are led;
 //!   [`Peers`] reaches other brokers; [`ProducerIds`] has ids that nobody uses.
@@ -14,6 +15,7 @@
 
 mod driver;
 mod groups;
+mod lag;
 mod led;
 mod loader;
 mod marker_writer;
@@ -23,6 +25,7 @@ mod producer_ids;
 mod transactions;
 
 pub use groups::GroupCoordinators;
+pub use lag::{LagBoard, LagWatch};
 pub use marker_writer::MarkerWriter;
 pub use markers::MarkerSender;
 pub use peers::Peers;

@@ -10,7 +10,7 @@ use odradek_broker_storage::{
     AppendOrigin, ColdRange, Log, LogConfig, LogDir, LogDirs, PartitionCheckpoint, StorageError,
 };
 use odradek_common::config::BrokerConfig;
-use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, TopicIdPartition, TopicPartition, Uuid};
+use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition, TopicPartition, Uuid};
 use odradek_metadata::{ConfigResource, Image};
 use odradek_node::World;
 use odradek_node::world::TaskHandle;
@@ -25,6 +25,7 @@ use super::flushes::Flushes;
 use super::isr::IsrQueue;
 use super::lost_leaders::LostLeaders;
 use super::moves::Moves;
+use super::partition::OldestUnread;
 use super::partition::{After, Context, MovedBack, Partition, PartitionConfig, Registered};
 use super::session::Watching;
 use super::throttle::{Quotas, Side, Throttled};
@@ -401,6 +402,16 @@ impl ReplicaManager {
         wanted: i64,
     ) -> Result<ListedOffset, PartitionError> {
         self.required(id)?.list_offset(current_leader_epoch, wanted, reader)
+    }
+
+    /// The first record at or above an offset that a client may be given. It reads from disks.
+    pub fn oldest_unread(
+        &self,
+        id: TopicIdPartition,
+        current_leader_epoch: LeaderEpoch,
+        offset: Offset,
+    ) -> Result<OldestUnread, PartitionError> {
+        self.required(id)?.oldest_unread(current_leader_epoch, offset)
     }
 
     /// The end of the largest leader epoch not above `epoch`; -1 and -1 when there is none.

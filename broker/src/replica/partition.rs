@@ -46,9 +46,11 @@ mod following;
 mod lookups;
 mod moving;
 mod reading;
+mod unread;
 
 use flushing::flush_within;
 pub(super) use moving::{CopyError, Swap};
+pub use unread::OldestUnread;
 
 /// What an operation needs of the rest of the broker.
 #[derive(Clone, Copy)]

@@ -20,17 +20,21 @@ Examples:
   odradek group list --state empty                    groups whose consumers are gone
   odradek group list --state stable,empty --type classic --output json")]
     List(GroupList),
-    /// Show how far a group has come in each partition, and how far it lags behind.
+    /// Show how far a group has come in each partition, and how far it lags behind; or its last rebalances.
     #[command(after_help = "\
 Examples:
   odradek group describe readers
   odradek group describe readers payments --output json      a line each
   odradek group describe --all-groups
+  odradek group describe readers --history                     why it rebalanced, how long, what moved
 
 LAG is what the group has still to read: the log end less what it has committed. - stands for what is not there: nothing
 is committed, or nobody has the partition. A lag that grows, with members that have all partitions, wants more consumers
-(up to one a partition); partitions that nobody has want any.")]
-    Describe(Groups),
+(up to one a partition); partitions that nobody has want any. SECONDS is for how long the oldest of these records has been
+there, by its timestamp: 0.0 when all is read, - when it has none.
+
+The history is that of the group's coordinator, since it took the group over.")]
+    Describe(GroupDescribe),
     /// Show a group's members and the partitions that each has.
     #[command(after_help = "\
 Example:
@@ -98,6 +102,15 @@ pub struct Groups {
     /// Every group of the cluster.
     #[arg(long)]
     pub all_groups: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct GroupDescribe {
+    #[command(flatten)]
+    pub groups: Groups,
+    /// The rebalances that the coordinator remembers, in place of the offsets.
+    #[arg(long)]
+    pub history: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,6 +1,7 @@
 //! `odradek group`: consumer groups, which the controllers ask the brokers about.
 
 mod csv;
+mod history;
 mod offsets;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::admin::{Admin, Client, exit_of};
-use crate::args::{Group, GroupList, Groups};
+use crate::args::{Group, GroupDescribe, GroupList, Groups};
 use crate::error::{CliError, Exit};
 use crate::output::{self, Format, ids, table};
 
@@ -23,7 +24,7 @@ const NOT_FOUND: &str = "GROUP_ID_NOT_FOUND";
 pub async fn execute(context: &Context, command: Group) -> Result<(), CliError> {
     match command {
         Group::List(command) => list(context, command).await,
-        Group::Describe(groups) => describe(context, groups).await,
+        Group::Describe(command) => describe(context, command).await,
         Group::Members { group } => members(context, group).await,
         Group::ResetOffsets(command) => offsets::reset(context, command).await,
         Group::Delete { groups } => delete(context, groups).await,
@@ -154,6 +155,8 @@ struct Described {
     members: usize,
     /// Of all partitions; absent when that of some partition with a committed offset is not known.
     lag: Option<i64>,
+    /// The longest of all partitions; absent when that of some partition with a committed offset is not known.
+    lag_seconds: Option<f64>,
     partitions: Vec<DescribedPartition>,
 }
 
@@ -165,6 +168,8 @@ struct DescribedPartition {
     metadata: String,
     log_end: Option<i64>,
     lag: Option<i64>,
+    /// For how long the oldest record that is not consumed has been there.
+    lag_seconds: Option<f64>,
     /// Who has it.
     member_id: Option<String>,
     instance_id: Option<String>,
@@ -173,21 +178,40 @@ struct DescribedPartition {
     error: Option<String>,
 }
 
-async fn ask(admin: &mut Admin, group: &str) -> Result<DescribeGroupResponse, CliError> {
+async fn ask(admin: &mut Admin, group: &str, history: bool) -> Result<DescribeGroupResponse, CliError> {
     let ask = |mut client: Client| {
-        let request = DescribeGroupRequest { group: group.to_owned() };
+        let request = DescribeGroupRequest { group: group.to_owned(), history };
         async move { client.describe_group(request).await }
     };
     admin.call(&format!("group {group}"), ask).await
 }
 
-async fn describe(context: &Context, groups: Groups) -> Result<(), CliError> {
-    let one = async |admin: &mut Admin, group: &str, follows| describe_one(context, admin, group, follows).await;
+async fn describe(context: &Context, command: GroupDescribe) -> Result<(), CliError> {
+    let GroupDescribe { groups, history } = command;
+    let one = async |admin: &mut Admin, group: &str, follows| match history {
+        true => tell_history(context, admin, group, follows).await,
+        false => describe_one(context, admin, group, follows).await,
+    };
     each(&mut context.admin()?, groups, one).await
 }
 
+async fn tell_history(context: &Context, admin: &mut Admin, group: &str, follows: bool) -> Result<(), CliError> {
+    let mut answer = ask(admin, group, true).await?;
+    let Some(history) = answer.history.take() else {
+        let message = format!(
+            "group {group}: its coordinator, broker {}, tells no history: upgrade it, or try again once it coordinates",
+            answer.coordinator
+        );
+        return Err(CliError::failed(message));
+    };
+    output::print(context.global.output, &history::of(&answer, history), |told| match follows {
+        true => format!("\n{}", history::text(told)),
+        false => history::text(told),
+    })
+}
+
 async fn describe_one(context: &Context, admin: &mut Admin, group: &str, follows: bool) -> Result<(), CliError> {
-    let answer = ask(admin, group).await?;
+    let answer = ask(admin, group, false).await?;
     let members: HashMap<&str, &GroupMember> =
         answer.members.iter().map(|member| (member.member_id.as_str(), member)).collect();
     let partitions: Vec<DescribedPartition> = answer
@@ -195,6 +219,8 @@ async fn describe_one(context: &Context, admin: &mut Admin, group: &str, follows
         .iter()
         .map(|offset| partition(offset, members.get(offset.member_id.as_str()).copied()))
         .collect();
+    let is_timed = |partition: &DescribedPartition| partition.committed.is_none() || partition.lag_seconds.is_some();
+    let longest = partitions.iter().filter_map(|partition| partition.lag_seconds).fold(0.0, f64::max);
     let is_known = |partition: &DescribedPartition| partition.committed.is_none() || partition.lag.is_some();
     let described = Described {
         state: answer.state,
@@ -204,6 +230,7 @@ async fn describe_one(context: &Context, admin: &mut Admin, group: &str, follows
         coordinator_address: answer.coordinator_address,
         members: answer.members.len(),
         lag: partitions.iter().all(is_known).then(|| partitions.iter().filter_map(|partition| partition.lag).sum()),
+        lag_seconds: partitions.iter().all(is_timed).then_some(longest),
         partitions,
         group: answer.group,
     };
@@ -222,11 +249,21 @@ fn partition(offset: &GroupOffset, member: Option<&GroupMember>) -> DescribedPar
         metadata: offset.metadata.clone(),
         log_end: offset.log_end,
         lag: offset.lag,
+        lag_seconds: offset.lag_ms.map(|lag_ms| lag_ms as f64 / 1_000.0),
         member_id: member.map(|member| member.member_id.clone()),
         instance_id: member.and_then(|member| member.instance_id.clone()),
         client_id: member.map(|member| member.client_id.clone()),
         host: member.map(|member| member.host.clone()),
         error: (!offset.error.is_empty()).then(|| offset.error.clone()),
+    }
+}
+
+/// To a tenth, but more than nothing where there is something.
+fn seconds(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "-".to_owned(),
+        Some(seconds) if seconds > 0.0 => format!("{:.1}", seconds.max(0.1)),
+        Some(_) => "0.0".to_owned(),
     }
 }
 
@@ -239,6 +276,7 @@ fn description(described: &Described) -> String {
         ("assignor", described.assignor.clone().unwrap_or_else(|| "-".to_owned())),
         ("members", described.members.to_string()),
         ("lag", described.lag.map_or_else(|| format!("{known}, and what is not known"), |lag| lag.to_string())),
+        ("behind", described.lag_seconds.map_or_else(|| "-".to_owned(), |lag| format!("{} s", seconds(Some(lag))))),
     ];
     let head: String = head.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect();
     if described.partitions.is_empty() {
@@ -251,13 +289,14 @@ fn description(described: &Described) -> String {
             number(partition.committed),
             partition.log_end.map_or_else(|| dash(partition.error.as_deref().unwrap_or("")), |end| end.to_string()),
             number(partition.lag),
+            seconds(partition.lag_seconds),
             dash(partition.member_id.as_deref().unwrap_or("")),
             dash(partition.client_id.as_deref().unwrap_or("")),
             dash(partition.host.as_deref().unwrap_or("")),
         ]
     };
     let rows: Vec<Vec<String>> = described.partitions.iter().map(row).collect();
-    head + &table(&["TOPIC", "PARTITION", "COMMITTED", "LOG END", "LAG", "MEMBER", "CLIENT", "HOST"], &rows)
+    head + &table(&["TOPIC", "PARTITION", "COMMITTED", "LOG END", "LAG", "SECONDS", "MEMBER", "CLIENT", "HOST"], &rows)
 }
 
 // ---------------------------------------------------------------- members
@@ -288,7 +327,7 @@ struct Assigned {
 }
 
 async fn members(context: &Context, group: String) -> Result<(), CliError> {
-    let answer = ask(&mut context.admin()?, &group).await?;
+    let answer = ask(&mut context.admin()?, &group, false).await?;
     let assigned = |topic: TopicPartitions| Assigned { topic: topic.topic, partitions: topic.partitions };
     let members = answer.members.into_iter().map(|member| Member {
         member_id: member.member_id,

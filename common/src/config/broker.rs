@@ -212,6 +212,12 @@ settings! {
         consumer_assignment_interval_max: Duration = "group.consumer.max.assignment.interval.ms",
         consumer_size_max: usize = "group.consumer.max.size",
         consumer_migration_policy: String = "group.consumer.migration.policy",
+        journal_entries_max: usize = "odradek.group.journal.entries.max",
+        journal_bytes_max: usize = "odradek.group.journal.bytes.max",
+        /// Between two looks at the lag of all groups; 0: never.
+        lag_interval: Duration = "odradek.group.lag.interval.ms",
+        /// Partitions of groups that have metrics of their own.
+        lag_metrics_max: usize = "odradek.group.lag.metrics.max",
     }
 }
 

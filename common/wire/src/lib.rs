@@ -4,7 +4,7 @@
 //! The types are written by `build/` from the facts in `schema/`: module `produce_request` holds `ProduceRequest` and its
 //! parts, and so on; every top-level message is also found here. `Decoder` reads from one frame and never copies: strings
 //! and bytes are slices of the frame. `Encoder` gathers parts: large records are referenced, or left as a hole that the
-//! shell fills from a file. `frame` knows lengths and headers.
+//! shell fills from a file. `frame` knows lengths and headers, `own` what Odradek's nodes ask each other beside.
 //!
 //! Whatever bytes come in, decoding yields a value or an error, never a panic, and allocates at most a constant times
 //! the frame's length.
@@ -20,6 +20,7 @@ pub mod frame;
 #[cfg(feature = "json")]
 mod json;
 mod message;
+pub mod own;
 mod records;
 mod string;
 mod versioned;

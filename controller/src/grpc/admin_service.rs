@@ -481,7 +481,7 @@ impl AdminService for Service {
         &self,
         request: Request<proto::DescribeGroupRequest>,
     ) -> Result<Response<proto::DescribeGroupResponse>, Status> {
-        groups::describe_group(&self.relay(), request.into_inner().group).await.map(Response::new)
+        groups::describe_group(&self.relay(), request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_groups(

@@ -20,13 +20,14 @@ use odradek_wire::describe_groups_response::{DescribedGroup, DescribedGroupMembe
 use odradek_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use odradek_wire::{
     ConsumerGroupDescribeRequest, ConsumerProtocolAssignment, DeleteGroupsRequest, DescribeGroupsRequest,
-    ListGroupsRequest, OffsetFetchRequest, Str, decode_versioned_up_to,
+    ListGroupsRequest, OffsetFetchRequest, Str, decode_versioned_up_to, own,
 };
+use prost::Message as _;
 use tonic::Status;
 
 pub use self::offsets::{delete_offsets, reset_offsets};
 pub use self::relay::Relay;
-use self::relay::{Answer, LATEST, Peer, Unanswered};
+use self::relay::{Answer, Peer, Unanswered};
 use super::admin_service::status;
 
 /// The versions that are spoken to brokers.
@@ -111,14 +112,18 @@ fn failure(unanswered: &Unanswered) -> proto::BrokerFailure {
 
 // ---------------------------------------------------------------- describe
 
-pub async fn describe_group(relay: &Relay<'_>, group: String) -> Result<proto::DescribeGroupResponse, Status> {
+pub async fn describe_group(
+    relay: &Relay<'_>,
+    request: proto::DescribeGroupRequest,
+) -> Result<proto::DescribeGroupResponse, Status> {
+    let proto::DescribeGroupRequest { group, history: with_history } = request;
     let Answer { coordinator, response: described, .. } =
-        ask_description(relay, &group).await.map_err(|error| status(&error))?;
+        ask_description(relay, &group, with_history).await.map_err(|error| status(&error))?;
     if described.code.is_error() {
         return Err(status(&group_error(&group, described.code)));
     }
     let committed = committed(relay, &group).await.map_err(|error| status(&error))?;
-    let Described { state, protocol_type, protocol, members, .. } = described;
+    let Described { state, protocol_type, protocol, members, history, .. } = described;
     let mut holders = BTreeMap::new();
     for member in &members {
         for topic in &member.assigned {
@@ -127,7 +132,9 @@ pub async fn describe_group(relay: &Relay<'_>, group: String) -> Result<proto::D
         }
     }
     let all: BTreeSet<&TopicPartition> = committed.keys().chain(holders.keys()).collect();
-    let ends = relay.offsets(all.iter().map(|partition| ((*partition).clone(), LATEST)).collect()).await;
+    let asked = |at: &TopicPartition| (at.clone(), committed.get(at).map(|(offset, _)| *offset));
+    let ends = relay.ends(all.iter().map(|at| asked(at)).collect()).await;
+    let now_ms = relay.now_ms();
     let unanswered: BTreeMap<i32, proto::BrokerFailure> = ends
         .values()
         .filter_map(|end| end.as_ref().err()?.unanswered.as_ref())
@@ -136,7 +143,9 @@ pub async fn describe_group(relay: &Relay<'_>, group: String) -> Result<proto::D
     let offsets = all.into_iter().map(|at| {
         let (offset, metadata) = committed.get(at).cloned().unzip();
         let end = ends.get(at);
-        let log_end = end.and_then(|end| end.as_ref().ok()).copied();
+        let found = end.and_then(|end| end.as_ref().ok());
+        let log_end = found.map(|found| found.offset);
+        let oldest = found.and_then(|found| found.oldest_unread);
         proto::GroupOffset {
             topic: at.topic.clone(),
             partition: at.partition.0,
@@ -144,6 +153,7 @@ pub async fn describe_group(relay: &Relay<'_>, group: String) -> Result<proto::D
             metadata: metadata.unwrap_or_default(),
             log_end,
             lag: log_end.zip(offset).map(|(end, committed)| end.saturating_sub(committed)),
+            lag_ms: offset.and(oldest).and_then(|oldest| own::age_ms(oldest, now_ms)),
             member_id: holders.get(at).cloned().unwrap_or_default(),
             error: end
                 .and_then(|end| end.as_ref().err())
@@ -162,6 +172,7 @@ pub async fn describe_group(relay: &Relay<'_>, group: String) -> Result<proto::D
         members,
         offsets,
         failures: unanswered.into_values().collect(),
+        history,
     })
 }
 
@@ -172,19 +183,23 @@ struct Described {
     protocol_type: String,
     protocol: String,
     members: Vec<proto::GroupMember>,
+    history: Option<proto::GroupHistory>,
 }
 
 /// Whatever the coordinator says of the group, GROUP_ID_NOT_FOUND included.
-async fn ask_description(relay: &Relay<'_>, group: &str) -> Result<Answer<Described>, ApiError> {
-    let Answer { coordinator, response, in_doubt } = ask_classic_description(relay, group).await?;
+async fn ask_description(relay: &Relay<'_>, group: &str, with_history: bool) -> Result<Answer<Described>, ApiError> {
+    let Answer { coordinator, response, in_doubt } = ask_classic_description(relay, group, with_history).await?;
+    let history = own::field(&response.unknown_tagged_fields, own::HISTORY);
+    let history = history.and_then(|history| proto::GroupHistory::decode(history.clone()).ok());
     let response = match ErrorCode::from_code(response.error_code) {
-        ErrorCode::GroupIdNotFound => ask_consumer_description(relay, group).await?,
+        ErrorCode::GroupIdNotFound => Described { history, ..ask_consumer_description(relay, group).await? },
         code => Described {
             code,
             state: response.group_state.to_string(),
             protocol_type: response.protocol_type.to_string(),
             protocol: response.protocol_data.to_string(),
             members: response.members.iter().map(|one| member(&response, one)).collect(),
+            history,
         },
     };
     Ok(Answer { coordinator, response, in_doubt })
@@ -211,6 +226,7 @@ async fn ask_consumer_description(relay: &Relay<'_>, group: &str) -> Result<Desc
         protocol_type: CONSUMERS.to_owned(),
         protocol: described.assignor_name.to_string(),
         members: described.members.iter().map(consumer_member).collect(),
+        history: None,
     })
 }
 
@@ -238,8 +254,17 @@ fn in_order(topics: impl Iterator<Item = (String, Vec<i32>)>) -> Vec<proto::Topi
     assigned
 }
 
-async fn ask_classic_description(relay: &Relay<'_>, group: &str) -> Result<Answer<DescribedGroup>, ApiError> {
-    let request = DescribeGroupsRequest { groups: vec![Str::from(group)], ..DescribeGroupsRequest::default() };
+async fn ask_classic_description(
+    relay: &Relay<'_>,
+    group: &str,
+    with_history: bool,
+) -> Result<Answer<DescribedGroup>, ApiError> {
+    let history = with_history.then(|| own::numbers_field(own::HISTORY, []));
+    let request = DescribeGroupsRequest {
+        groups: vec![Str::from(group)],
+        unknown_tagged_fields: history.into_iter().collect(),
+        ..DescribeGroupsRequest::default()
+    };
     let answer = relay.ask_coordinator(group, DESCRIBE_GROUPS, &request, |response| {
         first_code(response.groups.iter().map(|group| group.error_code))
     });

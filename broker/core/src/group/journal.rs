@@ -32,8 +32,8 @@ const TEXT_MAX: usize = 128;
 const SHARD_BYTES_MAX: usize = 1 << 20;
 /// What causes a rebalance after so long belongs to another one, though the group was not stable in between.
 const ENTRY_MS_MAX: i64 = 5 * 60 * 1_000;
-/// What an entry, a cause or a move takes beside its texts.
-const OVERHEAD_BYTES: usize = 96;
+/// What an entry, a cause or a move takes beside its texts, those of the allocator included.
+const OVERHEAD_BYTES: usize = 128;
 
 /// Why a group rebalances.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -209,6 +209,9 @@ pub enum Event {
 pub type Assignments = Vec<(Arc<str>, Bytes)>;
 
 type Owners = BTreeMap<(Arc<str>, i32), Arc<str>>;
+
+/// A topic, and from whom to whom some of it went.
+type Way = (Arc<str>, Option<Arc<str>>, Option<Arc<str>>);
 
 /// Who had a partition, and who has it.
 type Moved = ((Arc<str>, i32), Option<Arc<str>>, Option<Arc<str>>);
@@ -593,7 +596,7 @@ impl Entry {
 
     fn set_moves(&mut self, moved: Vec<Moved>) {
         self.moved = moved.len();
-        let mut by_way: BTreeMap<(Arc<str>, Option<Arc<str>>, Option<Arc<str>>), Vec<i32>> = BTreeMap::new();
+        let mut by_way: BTreeMap<Way, Vec<i32>> = BTreeMap::new();
         for ((topic, partition), from, to) in moved {
             by_way.entry((topic, from, to)).or_default().push(partition);
         }

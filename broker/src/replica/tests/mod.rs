@@ -9,3 +9,4 @@ mod moves;
 mod replication;
 mod sessions;
 mod single;
+mod unread;

@@ -30,7 +30,7 @@ pub async fn reset_offsets(
     request: proto::ResetOffsetsRequest,
 ) -> Result<proto::ResetOffsetsResponse, Status> {
     let group = request.group.as_str();
-    let described = ask_description(relay, group).await.map_err(|error| status(&error))?.response;
+    let described = ask_description(relay, group, false).await.map_err(|error| status(&error))?.response;
     let is_new = match described.code {
         ErrorCode::None if matches!(described.state.as_str(), "Empty" | "Dead") => false,
         ErrorCode::None => {

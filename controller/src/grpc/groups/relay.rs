@@ -18,7 +18,7 @@ use odradek_controller_core::ApiError;
 use odradek_metadata::Image;
 use odradek_node::{Connection, World};
 use odradek_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use odradek_wire::{FindCoordinatorRequest, ListOffsetsRequest, Request, Str};
+use odradek_wire::{FindCoordinatorRequest, ListOffsetsRequest, Request, Str, own};
 
 use crate::raft::view::MetadataView;
 
@@ -75,6 +75,23 @@ pub struct Answer<T> {
     pub in_doubt: bool,
 }
 
+/// What is asked of a partition's leader.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// The offset at a time; [`LATEST`] and [`EARLIEST`] are times, too.
+    timestamp: i64,
+    /// And when the first record at or above an offset was written.
+    unread_from: Option<i64>,
+}
+
+/// What it answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    pub offset: i64,
+    /// As [`own::OLDEST_UNREAD`] has it.
+    pub oldest_unread: Option<i64>,
+}
+
 /// Why an offset of a partition is not known.
 #[derive(Clone, Debug)]
 pub struct UnknownOffset {
@@ -100,6 +117,11 @@ impl<'a> Relay<'a> {
 
     pub fn image(&self) -> Image {
         self.view.image()
+    }
+
+    /// Milliseconds since 1970 UTC.
+    pub fn now_ms(&self) -> i64 {
+        self.world.timestamp().0
     }
 
     /// Whether there is time for another attempt.
@@ -213,6 +235,25 @@ impl<'a> Relay<'a> {
         &self,
         asked: BTreeMap<TopicPartition, i64>,
     ) -> BTreeMap<TopicPartition, Result<i64, UnknownOffset>> {
+        let wanted = |timestamp| Wanted { timestamp, unread_from: None };
+        let asked = asked.into_iter().map(|(at, timestamp)| (at, wanted(timestamp))).collect();
+        let found = self.find(asked).await.into_iter();
+        found.map(|(at, found)| (at, found.map(|found| found.offset))).collect()
+    }
+
+    /// Asks the leaders for the end of each partition, and for the oldest record from an offset on, where one is given.
+    pub async fn ends(
+        &self,
+        asked: BTreeMap<TopicPartition, Option<i64>>,
+    ) -> BTreeMap<TopicPartition, Result<Found, UnknownOffset>> {
+        let wanted = |unread_from| Wanted { timestamp: LATEST, unread_from };
+        self.find(asked.into_iter().map(|(at, from)| (at, wanted(from))).collect()).await
+    }
+
+    async fn find(
+        &self,
+        asked: BTreeMap<TopicPartition, Wanted>,
+    ) -> BTreeMap<TopicPartition, Result<Found, UnknownOffset>> {
         let (mut left, mut known) = (asked, BTreeMap::new());
         loop {
             let mut troubles = BTreeMap::new();
@@ -237,19 +278,24 @@ impl<'a> Relay<'a> {
 
     async fn ask_leaders(
         &self,
-        asked: &BTreeMap<TopicPartition, i64>,
-    ) -> Vec<(TopicPartition, Result<i64, UnknownOffset>)> {
+        asked: &BTreeMap<TopicPartition, Wanted>,
+    ) -> Vec<(TopicPartition, Result<Found, UnknownOffset>)> {
         let image = self.image();
         let mut outcomes = Vec::with_capacity(asked.len());
         let mut by_leader: BTreeMap<BrokerId, (Peer, BTreeMap<&str, Vec<ListOffsetsPartition>>)> = BTreeMap::new();
-        for (partition, timestamp) in asked {
+        for (partition, wanted) in asked {
             match leader(&image, partition) {
                 Err(unknown) => outcomes.push((partition.clone(), Err(unknown))),
                 Ok(leader) => {
                     let (_, topics) = by_leader.entry(leader.id).or_insert_with(|| (leader, BTreeMap::new()));
                     topics.entry(&partition.topic).or_default().push(ListOffsetsPartition {
                         partition_index: partition.partition.0,
-                        timestamp: *timestamp,
+                        timestamp: wanted.timestamp,
+                        unknown_tagged_fields: wanted
+                            .unread_from
+                            .map(|offset| own::numbers_field(own::OLDEST_UNREAD, [offset]))
+                            .into_iter()
+                            .collect(),
                         ..ListOffsetsPartition::default()
                     });
                 }
@@ -273,7 +319,7 @@ impl<'a> Relay<'a> {
         &self,
         leader: &Peer,
         request: &ListOffsetsRequest,
-    ) -> Vec<(TopicPartition, Result<i64, UnknownOffset>)> {
+    ) -> Vec<(TopicPartition, Result<Found, UnknownOffset>)> {
         match self.ask(leader, LIST_OFFSETS, request).await {
             Ok(answer) => {
                 let answered = answer.topics.iter().flat_map(|topic| {
@@ -281,7 +327,11 @@ impl<'a> Relay<'a> {
                         let at = TopicPartition::new(&*topic.name, partition.partition_index);
                         let code = ErrorCode::from_code(partition.error_code);
                         let outcome = match code.is_error() {
-                            false => Ok(partition.offset),
+                            false => {
+                                let told = own::field(&partition.unknown_tagged_fields, own::OLDEST_UNREAD);
+                                let oldest_unread = told.and_then(|told| own::numbers(told).next());
+                                Ok(Found { offset: partition.offset, oldest_unread })
+                            }
                             true => {
                                 let message = format!("broker {} says {code}", leader.id);
                                 Err(UnknownOffset { code, message, unanswered: None, is_passing: is_leadership(code) })
