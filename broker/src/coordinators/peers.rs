@@ -42,7 +42,7 @@ struct Link {
 
 impl Peers {
     pub fn new(world: World, cache: MetadataCache, listener: String, local: BrokerId) -> Self {
-        let client_id = format!("broker-{local}-transactions");
+        let client_id = format!("broker-{local}-coordinators");
         Self { world, cache, listener, client_id, peers: Mutex::default() }
     }
 
