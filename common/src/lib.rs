@@ -10,6 +10,7 @@ pub mod fs;
 pub mod mem_fs;
 pub mod meta_properties;
 pub mod rng;
+pub mod seeded_bugs;
 pub mod time;
 pub mod types;
 

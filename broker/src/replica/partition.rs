@@ -19,6 +19,7 @@ use odradek_broker_storage::{
     ActiveProducer, AppendOrigin, CheckpointOffsets, EpochEndOffset, FlushJob, Found, Log, LogConfig, LogDir, LogError,
     PartitionCheckpoint, ReadSlice, Room, StorageError,
 };
+use odradek_common::seeded_bugs::{Bug, active};
 use odradek_common::time::{Instant, Now, Timestamp};
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicIdPartition, TopicPartition};
 use odradek_metadata::{Image, PartitionRegistration};
@@ -657,6 +658,9 @@ impl Inner {
             } else {
                 Wake::default()
             };
+            if let (true, Some(log)) = (active(Bug::TruncationToHighWatermark), &mut self.log) {
+                let _ = log.truncate_to(log.high_watermark(), context.now.wall);
+            }
             self.role = Role::Follower { leader: registration.leader, epoch: registration.leader_epoch };
             return After { wake, ..After::default() };
         }

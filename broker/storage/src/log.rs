@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
+use odradek_common::seeded_bugs::{Bug, active};
 use odradek_common::{LeaderEpoch, Offset, TopicId, TopicPartition, VerificationGuard, time::Timestamp};
 
 use crate::config::LogConfig;
@@ -137,6 +138,7 @@ impl Log {
     /// transaction counts as open until its marker is below the high watermark.
     pub fn last_stable_offset(&self) -> Offset {
         let unstable = self.producers.first_unstable_offset();
+        let unstable = if active(Bug::LastStableOffsetTooHigh) { unstable.map(|first| first + 1) } else { unstable };
         unstable.map_or(self.high_watermark, |first| Offset(first).clamp(self.log_start, self.high_watermark))
     }
 

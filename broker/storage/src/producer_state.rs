@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use odradek_common::seeded_bugs::{Bug, active};
 use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId, VerificationGuard, time::Timestamp};
 use odradek_records::header::sequence_minus;
 use odradek_records::{BatchHeader, EndTxnMarker};
@@ -194,7 +195,7 @@ impl ProducerStates {
     /// The offsets of a batch that was appended before with the same epoch and sequences.
     pub fn find_duplicate(&self, header: &BatchHeader) -> Option<BatchMetadata> {
         let entry = self.producers.get(&header.producer_id.0)?;
-        if entry.epoch != header.producer_epoch.0 {
+        if entry.epoch != header.producer_epoch.0 || active(Bug::DuplicateSequenceAccepted) {
             return None;
         }
         let (first, last) = (header.base_sequence, header.last_sequence());
@@ -218,7 +219,7 @@ impl ProducerStates {
         {
             return Err(ProducerError::InvalidEpoch { producer, epoch, current: ProducerEpoch(entry.epoch) });
         }
-        let is_asked = self.config.verify_transactions || bumps_epoch;
+        let is_asked = (self.config.verify_transactions || bumps_epoch) && !active(Bug::PartitionNotVerified);
         if !is_asked || self.has_ongoing(producer, epoch) {
             return Ok(None);
         }
@@ -243,6 +244,7 @@ impl ProducerStates {
         let verification = self.verifications.get(&producer.0);
         if !self.has_ongoing(producer, header.producer_epoch)
             && self.config.verify_transactions
+            && !active(Bug::PartitionNotVerified)
             && (verification.is_none() || verification.map(|verification| verification.guard) != origin.guard())
         {
             return Err(ProducerError::NotVerified { producer });
@@ -277,7 +279,8 @@ impl ProducerStates {
         let is_late = origin == AppendOrigin::Marker { bumped: true }
             && epoch.0 == entry.epoch
             && entry.txn_first_offset.is_some()
-            && epoch.0 != i16::MAX;
+            && epoch.0 != i16::MAX
+            && !active(Bug::MarkerAppliedTwice);
         if epoch.0 < entry.epoch || is_late {
             return Err(ProducerError::InvalidEpoch { producer, epoch, current: ProducerEpoch(entry.epoch) });
         }
@@ -449,5 +452,6 @@ fn check_sequence(entry: &ProducerEntry, header: &BatchHeader) -> Result<(), Pro
     }
     let last = entry.last_sequence();
     let follows = i64::from(sequence) == i64::from(last) + 1 || (sequence == 0 && last == i32::MAX);
+    let follows = follows || (active(Bug::DuplicateSequenceAccepted) && sequence <= last);
     if follows { Ok(()) } else { Err(ProducerError::OutOfOrderSequence { producer, epoch, sequence, last }) }
 }

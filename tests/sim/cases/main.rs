@@ -4,6 +4,7 @@
 use std::process::Command;
 
 mod faults;
+mod known_losses;
 mod power;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_odradek-sim");
@@ -37,11 +38,16 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
+/// Of every kind of run; by default the stories have `known_losses` and `tests/sim/run --bugs`.
 #[test]
 fn no_rule_is_broken_in_any_seed() {
-    let seeds = if std::env::var_os("ODRADEK_LONG").is_some() { "20" } else { "1" };
-    let output = Command::new(PROGRAM).args(["many", "--seed", "2", "--seeds", seeds]).output();
-    let output = output.expect("the program starts");
+    let is_long = std::env::var_os("ODRADEK_LONG").is_some();
+    let mut many = Command::new(PROGRAM);
+    many.args(["many", "--seed", "2", "--seeds", if is_long { "20" } else { "1" }]);
+    if !is_long {
+        many.args(scenarios().flat_map(|name| ["--scenario", name]));
+    }
+    let output = many.output().expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}");
     assert!(output.status.success(), "{text}");

@@ -29,6 +29,15 @@ pub struct Leader {
     pub epoch: i32,
 }
 
+/// One partition as a broker describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View {
+    pub partition: i32,
+    pub leader: i32,
+    pub epoch: i32,
+    pub isr: Vec<i32>,
+}
+
 /// What a request failed with: a broken connection, or Kafka's error.
 #[derive(Debug)]
 pub enum Failure {
@@ -87,7 +96,7 @@ impl Client {
     }
 
     /// One request on a fresh connection to the next bootstrap broker.
-    async fn ask_any<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response, Failure> {
+    pub async fn ask_any<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response, Failure> {
         let (host, port) = self.bootstrap[self.next_bootstrap % self.bootstrap.len()].clone();
         self.next_bootstrap += 1;
         let mut connection = Connection::open(&self.world, &host, port, "sim", PATIENCE).await?;
@@ -95,7 +104,7 @@ impl Client {
     }
 
     /// One request to one broker, on a kept connection. A failure closes it.
-    async fn ask<R: Request>(&mut self, broker: i32, version: i16, request: &R) -> Result<R::Response, Failure> {
+    pub async fn ask<R: Request>(&mut self, broker: i32, version: i16, request: &R) -> Result<R::Response, Failure> {
         let mut connection = self.connection(broker).await?;
         let patience = self.patience;
         let answer =
@@ -115,6 +124,11 @@ impl Client {
 
     /// Learns brokers and the leaders of a topic.
     pub async fn refresh(&mut self, topic: &str) -> Result<(), Failure> {
+        self.views(topic).await.map(drop)
+    }
+
+    /// As `refresh`, and answers what was learnt of the partitions.
+    pub async fn views(&mut self, topic: &str) -> Result<Vec<View>, Failure> {
         let asked = MetadataRequestTopic { name: Some(Str::from(topic)), ..Default::default() };
         let request =
             MetadataRequest { topics: Some(vec![asked]), allow_auto_topic_creation: false, ..Default::default() };
@@ -122,15 +136,22 @@ impl Client {
         for broker in &answer.brokers {
             self.brokers.insert(broker.node_id, (broker.host.to_string(), broker.port as u16));
         }
+        let mut views = Vec::new();
         for topic in answer.topics {
             Failure::check(topic.error_code)?;
             self.topic_id = topic.topic_id;
             for partition in topic.partitions {
                 let leader = Leader { broker: partition.leader_id, epoch: partition.leader_epoch };
                 self.leaders.insert(partition.partition_index, leader);
+                views.push(View {
+                    partition: partition.partition_index,
+                    leader: leader.broker,
+                    epoch: leader.epoch,
+                    isr: partition.isr_nodes,
+                });
             }
         }
-        Ok(())
+        Ok(views)
     }
 
     pub async fn init_producer(&mut self) -> Result<Producer, Failure> {

@@ -99,6 +99,7 @@ impl<'a> Cluster<'a> {
 
     /// As `start`, of a shape.
     pub fn of_shape(seed: u64, shape: Shape, settings: &[&str]) -> Self {
+        crate::stall::clear();
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(seed)
@@ -447,6 +448,29 @@ impl<'a> Cluster<'a> {
         }
         self.let_stop(&twin, true);
         twin
+    }
+
+    /// `from` finds its sockets to `to` full until `go_on`.
+    pub fn hold_sending(&self, from: &str, to: &str) {
+        self.note(format_args!("{from} sends nothing to {to}"));
+        crate::stall::hold(self.sim.lookup(from), self.sim.lookup(to));
+    }
+
+    pub fn go_on(&self, from: &str, to: &str) {
+        self.note(format_args!("{from} sends to {to} again"));
+        crate::stall::release(self.sim.lookup(from), self.sim.lookup(to));
+    }
+
+    /// Whether something waits to be sent that `hold_sending` holds back.
+    pub fn is_held(&self, from: &str, to: &str) -> bool {
+        crate::stall::is_waiting(self.sim.lookup(from), self.sim.lookup(to))
+    }
+
+    /// As `run_until`, of the cluster itself, within a minute.
+    pub fn run_until_so(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        if !self.wait_for(Duration::from_secs(60), |cluster| is_so(cluster)) {
+            self.fail(&format!("liveness: not within a minute: {what}"));
+        }
     }
 
     /// The disk of a node that is down is replaced by an empty, formatted one.

@@ -10,6 +10,10 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use odradek_sim::report::Report;
 use odradek_sim::scenario::{SCENARIOS, Scenario};
+use odradek_sim::scripts::{self, Script};
+
+#[cfg(feature = "seeded-bugs")]
+mod bugs;
 
 /// Whole clusters from a seed: real controller and broker code on simulated network, disks and clocks.
 #[derive(Parser)]
@@ -24,17 +28,27 @@ enum Verb {
     /// List the scenarios.
     List,
     /// Run one seed in this process and print its report as a line of JSON.
-    One {
-        #[arg(long)]
-        scenario: String,
-        #[arg(long)]
-        seed: u64,
-        /// Print the trace too, before the report.
-        #[arg(long)]
-        trace: bool,
-    },
+    One(One),
     /// Run many seeds, each in a process of its own.
     Many(Many),
+    /// Show that every seeded bug is caught.
+    #[cfg(feature = "seeded-bugs")]
+    Bugs(bugs::Bugs),
+}
+
+#[derive(clap::Args)]
+struct One {
+    #[arg(long)]
+    scenario: String,
+    #[arg(long)]
+    seed: u64,
+    /// Print the trace too, before the report.
+    #[arg(long)]
+    trace: bool,
+    /// With this seeded bug.
+    #[cfg(feature = "seeded-bugs")]
+    #[arg(long)]
+    bug: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -48,9 +62,9 @@ struct Many {
     /// Begin no new seed after so many minutes.
     #[arg(long)]
     minutes: Option<u64>,
-    /// Only this scenario; all in turn otherwise.
+    /// Only this scenario, which may be given several times; all in turn otherwise.
     #[arg(long)]
-    scenario: Option<String>,
+    scenario: Vec<String>,
     /// How many runs at once [default: the cores].
     #[arg(long)]
     jobs: Option<usize>,
@@ -74,32 +88,53 @@ fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Verb::List => {
             for scenario in SCENARIOS {
-                println!("{:<14} {}", scenario.name, scenario.about);
+                println!("{:<20} {}", scenario.name, scenario.about);
+            }
+            for script in scripts::all() {
+                println!("{:<20} {}", script.name, script.about);
             }
             Ok(ExitCode::SUCCESS)
         }
-        Verb::One { scenario, seed, trace } => {
-            let scenario = named(&scenario)?;
-            if std::env::var_os("RUST_LOG").is_none() {
-                // A broken rule is in the report; its panic needs no words of its own.
-                std::panic::set_hook(Box::new(|_| ()));
-            }
-            let (report, lines) = scenario.run(seed);
-            if trace {
-                lines.iter().for_each(|line| println!("{line}"));
-            }
-            println!("{}", serde_json::to_string(&report)?);
-            Ok(if report.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
+        Verb::One(one) => one.run(),
         Verb::Many(many) => many.run(),
+        #[cfg(feature = "seeded-bugs")]
+        Verb::Bugs(bugs) => bugs.run(),
     }
 }
 
-fn named(name: &str) -> anyhow::Result<&'static Scenario> {
-    Scenario::named(name).with_context(|| {
-        let names: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
-        format!("there is no scenario `{name}`; there are {}", names.join(", "))
-    })
+impl One {
+    fn run(&self) -> anyhow::Result<ExitCode> {
+        let run = runner(&self.scenario)?;
+        #[cfg(feature = "seeded-bugs")]
+        self.bug.as_deref().map(bugs::switch_on_named).transpose()?;
+        if std::env::var_os("RUST_LOG").is_none() {
+            // A broken rule is in the report; its panic needs no words of its own.
+            std::panic::set_hook(Box::new(|_| ()));
+        }
+        let (report, lines) = run(self.seed);
+        if self.trace {
+            lines.iter().for_each(|line| println!("{line}"));
+        }
+        println!("{}", serde_json::to_string(&report)?);
+        Ok(if report.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+type Run = Box<dyn FnOnce(u64) -> (Report, Vec<String>)>;
+
+fn runner(name: &str) -> anyhow::Result<Run> {
+    if let Some(script) = Script::named(name) {
+        return Ok(Box::new(|seed| script.run(seed)));
+    }
+    let scenario = Scenario::named(name);
+    let scenario =
+        scenario.with_context(|| format!("there is no scenario `{name}`; there are {}", names().join(", ")))?;
+    Ok(Box::new(|seed| scenario.run(seed)))
+}
+
+/// Of scenarios and scripts.
+fn names() -> Vec<&'static str> {
+    SCENARIOS.iter().map(|scenario| scenario.name).chain(scripts::all().map(|script| script.name)).collect()
 }
 
 /// A run that goes on.
@@ -115,23 +150,24 @@ impl Many {
         if let Some(seed) = self.seed {
             state.next_seed = seed;
         }
-        let scenarios: Vec<&'static Scenario> = match &self.scenario {
-            Some(name) => vec![named(name)?],
-            None => SCENARIOS.iter().collect(),
-        };
+        for wanted in &self.scenario {
+            drop(runner(wanted)?);
+        }
+        let is_wanted = |name: &&str| self.scenario.is_empty() || self.scenario.iter().any(|wanted| wanted == name);
+        let scenarios: Vec<&'static str> = names().into_iter().filter(is_wanted).collect();
         let jobs = self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
         let started = Instant::now();
         let until = self.minutes.map(|minutes| started + Duration::from_secs(minutes * 60));
         let last = self.seeds.map(|seeds| state.next_seed.saturating_add(seeds));
         let mut queue = (state.next_seed..last.unwrap_or(u64::MAX))
-            .flat_map(|seed| scenarios.iter().map(move |scenario| (scenario.name, seed)));
+            .flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
         let mut running: Vec<Running> = Vec::new();
         let mut failed = 0;
         loop {
             let late = until.is_some_and(|until| Instant::now() >= until);
             while running.len() < jobs && !late {
                 let Some((scenario, seed)) = queue.next() else { break };
-                running.push(Running { scenario, seed, child: start(scenario, seed)? });
+                running.push(Running { scenario, seed, child: start(scenario, seed, None)? });
                 state.next_seed = state.next_seed.max(seed + 1);
             }
             if running.is_empty() {
@@ -210,10 +246,11 @@ impl Many {
     }
 }
 
-fn start(scenario: &str, seed: u64) -> anyhow::Result<Child> {
+fn start(scenario: &str, seed: u64, bug: Option<&str>) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("where this program is")?;
     Command::new(program)
         .args(["one", "--scenario", scenario, "--seed", &seed.to_string()])
+        .args(bug.iter().flat_map(|bug| ["--bug", bug]))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

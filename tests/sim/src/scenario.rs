@@ -58,33 +58,43 @@ impl Scenario {
     /// Runs it once, in this process, and answers the report and the trace. A broken rule, a panic of any task and a failed
     /// node all end the run and are in the report.
     pub fn run(&'static self, seed: u64) -> (Report, Vec<String>) {
-        // RUST_LOG=debug shows what the nodes say; by default only the trace speaks.
-        if std::env::var_os("RUST_LOG").is_some() {
-            odradek_node::telemetry::init();
-        }
-        on_seeded_thread(seed, move || {
-            let shape = Shape { brokers: self.brokers, ..Shape::drawn(seed) };
-            let mut cluster = Cluster::of_shape(seed, shape, mixes::SETTINGS);
-            let history = cluster.history.clone();
-            let outcome = catch_unwind(AssertUnwindSafe(|| (self.run)(&mut cluster)));
-            let broken = outcome.err().map(|panic| {
-                let text = panic.downcast_ref::<String>().cloned();
-                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-            });
-            let trace = history.trace.lock().expect("no holder panics").clone();
-            let report = Report {
-                scenario: self.name.to_owned(),
-                seed,
-                simulated_ms: cluster.elapsed().as_millis() as u64,
-                faults: cluster.faults.clone(),
-                acknowledged: history.acknowledged_count() as u64,
-                checked: history.checked.load(Ordering::Relaxed),
-                work: history.work.lock().expect("no holder panics").clone(),
-                events: trace.len() as u64,
-                trace_hash: hash_lines(&trace),
-                broken,
-            };
-            (report, trace)
-        })
+        let shape = Shape { brokers: self.brokers, ..Shape::drawn(seed) };
+        run(self.name, seed, move || Cluster::of_shape(seed, shape, mixes::SETTINGS), self.run)
     }
+}
+
+/// As [`Scenario::run`], of a cluster that is to be started so.
+pub(crate) fn run(
+    name: &'static str,
+    seed: u64,
+    start: impl FnOnce() -> Cluster<'static> + Send + 'static,
+    play: fn(&mut Cluster<'_>),
+) -> (Report, Vec<String>) {
+    // RUST_LOG=debug shows what the nodes say; by default only the trace speaks.
+    if std::env::var_os("RUST_LOG").is_some() {
+        odradek_node::telemetry::init();
+    }
+    on_seeded_thread(seed, move || {
+        let mut cluster = start();
+        let history = cluster.history.clone();
+        let outcome = catch_unwind(AssertUnwindSafe(|| play(&mut cluster)));
+        let broken = outcome.err().map(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+        });
+        let trace = history.trace.lock().expect("no holder panics").clone();
+        let report = Report {
+            scenario: name.to_owned(),
+            seed,
+            simulated_ms: cluster.elapsed().as_millis() as u64,
+            faults: cluster.faults.clone(),
+            acknowledged: history.acknowledged_count() as u64,
+            checked: history.checked.load(Ordering::Relaxed),
+            work: history.work.lock().expect("no holder panics").clone(),
+            events: trace.len() as u64,
+            trace_hash: hash_lines(&trace),
+            broken,
+        };
+        (report, trace)
+    })
 }

@@ -193,6 +193,7 @@ struct SimWriter {
 
 impl AsyncWrite for SimWriter {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        std::task::ready!(crate::stall::poll(self.half.local_addr()?.ip(), self.half.peer_addr()?.ip(), cx));
         std::task::ready!(self.gate.poll_open(cx));
         Pin::new(&mut self.half).poll_write(cx, buffer)
     }

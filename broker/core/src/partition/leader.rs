@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use odradek_common::seeded_bugs::{Bug, active};
 use odradek_common::time::Instant;
 use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionEpoch};
 use odradek_metadata::{PartitionRegistration, Replicas};
@@ -558,6 +559,9 @@ impl LeaderState {
                 least = end;
             }
         }
+        if active(Bug::HighWatermarkTooHigh) {
+            least = least.plus(1).min(self.log_end);
+        }
         if least <= self.high_watermark {
             return None;
         }
@@ -570,7 +574,8 @@ impl LeaderState {
         if self.pending.is_some() || now < self.propose_after || self.isr.contains(&follower.id) {
             return None;
         }
-        let is_in_sync = follower.log_end.is_some_and(|end| end >= self.high_watermark && end >= self.epoch_start);
+        let is_in_sync = follower.log_end.is_some_and(|end| end >= self.high_watermark && end >= self.epoch_start)
+            || active(Bug::IsrAdmittedTooEarly);
         if !is_in_sync || !follower.is_eligible(brokers) {
             return None;
         }

@@ -6,6 +6,7 @@
 use std::io::IoSlice;
 
 use bytes::Bytes;
+use odradek_common::seeded_bugs::{Bug, active};
 use odradek_common::{LeaderEpoch, Offset, VerificationGuard, time::Timestamp};
 use odradek_records::{Batch, BatchError, BatchHeader, EndTxnMarker, HEADER_BYTES, TimestampType, slices};
 
@@ -139,6 +140,7 @@ impl Log {
         // Ascending, so the last is the latest.
         if let Some(last) = headers.last()
             && last.leader_epoch > following
+            && !active(Bug::AppendWithoutEpochCheck)
         {
             return Err(AppendError::FutureLeaderEpoch { epoch: last.leader_epoch, following });
         }

@@ -8,7 +8,7 @@ use odradek_proto::admin::admin_service_client::AdminServiceClient;
 use odradek_proto::admin::{DecommissionBrokerRequest, DescribeDecommissionRequest, RecommissionBrokerRequest};
 use odradek_wire::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
 use odradek_wire::create_partitions_request::CreatePartitionsTopic;
-use odradek_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use odradek_wire::create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig};
 use odradek_wire::delete_topics_request::DeleteTopicState;
 use odradek_wire::describe_configs_request::DescribeConfigsResource;
 use odradek_wire::elect_leaders_request::TopicPartitions;
@@ -36,6 +36,22 @@ fn missing() -> Failure {
     Failure::Io(io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// A topic whose partitions and replicas are not said yet.
+fn creatable(name: &str, configs: &[(&str, &str)]) -> CreatableTopic {
+    let configs = configs.iter().map(|(name, value)| CreatableTopicConfig {
+        name: Str::from(*name),
+        value: Some(Str::from(*value)),
+        ..Default::default()
+    });
+    CreatableTopic {
+        name: Str::from(name),
+        num_partitions: -1,
+        replication_factor: -1,
+        configs: configs.collect(),
+        ..Default::default()
+    }
+}
+
 impl Client {
     /// Makes a topic and answers its id.
     pub async fn create(
@@ -45,18 +61,23 @@ impl Client {
         replication_factor: i16,
         configs: &[(&str, &str)],
     ) -> Result<Uuid, Failure> {
-        let configs = configs.iter().map(|(name, value)| CreatableTopicConfig {
-            name: Str::from(*name),
-            value: Some(Str::from(*value)),
-            ..Default::default()
-        });
-        let topic = CreatableTopic {
-            name: Str::from(name),
-            num_partitions: partitions,
-            replication_factor,
-            configs: configs.collect(),
-            ..Default::default()
-        };
+        let topic = CreatableTopic { num_partitions: partitions, replication_factor, ..creatable(name, configs) };
+        self.create_as(topic).await
+    }
+
+    /// As `create`, of one partition with these replicas, of which the first one is preferred.
+    pub async fn create_assigned(
+        &mut self,
+        name: &str,
+        replicas: &[i32],
+        configs: &[(&str, &str)],
+    ) -> Result<Uuid, Failure> {
+        let assignment =
+            CreatableReplicaAssignment { partition_index: 0, broker_ids: replicas.to_vec(), ..Default::default() };
+        self.create_as(CreatableTopic { assignments: vec![assignment], ..creatable(name, configs) }).await
+    }
+
+    async fn create_as(&mut self, topic: CreatableTopic) -> Result<Uuid, Failure> {
         let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: TIMEOUT_MS, ..Default::default() };
         let answer = self.ask_any(7, &request).await?;
         let topic = answer.topics.first().ok_or_else(missing)?;

@@ -136,7 +136,7 @@ async fn produce_at(
                 number += count;
             }
             Err(Failure::Kafka(code)) if !code.is_retriable() => {
-                history.broken(format!("producer {producer}, record {number}: {code} is final"));
+                history.broken(format!("rules 1 and 6: producer {producer}, record {number}: {code} is final"));
                 return;
             }
             Err(failure) => {
