@@ -84,6 +84,8 @@ fn crates_use_only_what_the_architecture_allows() {
         ("odradek-tests", &["odradek-proto", "odradek-common", "odradek-records", "odradek-wire", "odradek-node"]),
         // For batches that are packed.
         ("sat", &["odradek-common", "odradek-records"]),
+        // Its models use the pure cores, and nothing else.
+        ("odradek-models", &[]),
         // Stands in for a dependency of openraft.
         ("base2histogram", &[]),
     ]

@@ -56,6 +56,6 @@ pub use log_dirs::{
 pub use log_file::OpenFiles;
 pub use offset_index::OffsetPosition;
 pub use patience::ColdRange;
-pub use producer_state::{ActiveProducer, ProducerError, Unverified};
+pub use producer_state::{ActiveProducer, BatchMetadata, CompletedTxn, ProducerError, ProducerStates, Unverified};
 pub use recovery::{Damage, Recovery, RecoveryReport};
 pub use txn_index::AbortedTxn;

@@ -53,7 +53,7 @@ impl ProducerError {
 
 /// One remembered batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BatchMetadata {
+pub struct BatchMetadata {
     pub last_sequence: i32,
     pub last_offset: i64,
     pub offset_delta: i32,
@@ -163,7 +163,7 @@ pub struct Unverified {
 
 /// A transaction that a marker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CompletedTxn {
+pub struct CompletedTxn {
     pub producer: i64,
     pub first_offset: i64,
     /// Of the marker.
@@ -171,20 +171,22 @@ pub(crate) struct CompletedTxn {
     pub aborted: bool,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct ProducerStates {
+/// All producers of one partition. Pure: what it is asked and told comes with its time, and it can be cloned, so that models
+/// may try every order of events on it.
+#[derive(Clone, Debug, Default)]
+pub struct ProducerStates {
     config: ProducerStateConfig,
     /// Ordered, so that snapshots and listings are the same on every run.
-    pub producers: BTreeMap<i64, ProducerEntry>,
+    pub(crate) producers: BTreeMap<i64, ProducerEntry>,
     /// Open transactions: first offset -> producer.
     ongoing: BTreeMap<i64, i64>,
     /// Ended ones whose marker is not below the high watermark yet: first offset -> offset of the marker.
     unreplicated: BTreeMap<i64, i64>,
     verifications: BTreeMap<i64, Verification>,
     /// Every batch below has been applied.
-    pub end: i64,
+    pub(crate) end: i64,
     /// The offset of the newest snapshot.
-    pub snapshot: i64,
+    pub(crate) snapshot: i64,
 }
 
 impl ProducerStates {
@@ -422,7 +424,7 @@ impl ProducerStates {
     }
 
     /// Takes over a snapshot's producers, without those that have expired.
-    pub fn load(&mut self, producers: BTreeMap<i64, ProducerEntry>, offset: i64, now: Timestamp) {
+    pub(crate) fn load(&mut self, producers: BTreeMap<i64, ProducerEntry>, offset: i64, now: Timestamp) {
         self.clear(offset);
         self.producers = producers;
         self.expire(now);

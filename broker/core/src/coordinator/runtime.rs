@@ -46,21 +46,23 @@ pub enum LoadError {
 }
 
 /// What waits for the high watermark.
-struct Parked<S: Shard> {
+#[derive(Clone, Debug)]
+struct Parked<R, P> {
     /// The high watermark has to reach it.
     required: Offset,
     deadline: Instant,
-    replies: Vec<Completion<S>>,
-    pending: Option<S::Pending>,
+    replies: Vec<(Ticket, Result<R, ErrorCode>)>,
+    pending: Option<P>,
 }
 
-/// A shard with its timers and with what waits for its log.
+/// A shard with its timers and with what waits for its log. It can be cloned for those who try what may become of it.
+#[derive(Clone, Debug)]
 pub struct Runtime<S: Shard> {
     shard: S,
     config: RuntimeConfig,
     timers: Timers<S::Timer>,
     /// By `required`, and so by `deadline`.
-    parked: VecDeque<Parked<S>>,
+    parked: VecDeque<Parked<S::Response, S::Pending>>,
     /// Requests that are not answered.
     open: BTreeSet<Ticket>,
     /// Behind the last record that was replayed.

@@ -21,7 +21,7 @@ const KEYS_MAX: usize = 1 << 20;
 ///
 /// A key is known by its hash of 128 bits. Two keys with one hash would cost the older one's record, so the hash is keyed
 /// at random: nobody can look for such keys.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Survey {
     hash_keys: (u64, u64),
     latest: HashMap<u128, Offset, BuildHasherDefault<LowBits>>,
@@ -33,7 +33,7 @@ pub(super) struct Survey {
 }
 
 /// Takes a hash for what it is.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct LowBits(u64);
 
 impl Hasher for LowBits {

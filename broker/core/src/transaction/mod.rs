@@ -184,7 +184,7 @@ pub enum TransactionTimer {
 pub(crate) type TransactionTurn<'a> = Turn<'a, TransactionShard>;
 
 /// An AddPartitions that waits for the former transaction's end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     ticket: Ticket,
     producer: Producer,
@@ -193,7 +193,7 @@ struct Waiting {
 }
 
 /// Partitions that have not taken their marker.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Unmarked {
     /// Of the decision.
     decided: Offset,
@@ -201,7 +201,7 @@ struct Unmarked {
 }
 
 /// Transactions of one partition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TransactionShard {
     config: Arc<TransactionConfig>,
     level: TransactionVersion,

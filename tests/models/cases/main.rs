@@ -1,0 +1,3 @@
+//! Models of what several parts of the cluster do together. `ODRADEK_LONG` has larger scopes.
+
+mod transactions;
