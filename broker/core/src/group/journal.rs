@@ -217,7 +217,7 @@ type Way = (Arc<str>, Option<Arc<str>>, Option<Arc<str>>);
 type Moved = ((Arc<str>, i32), Option<Arc<str>>, Option<Arc<str>>);
 
 /// A rebalance that is under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     entry: Entry,
     since: Now,
@@ -227,7 +227,7 @@ struct Open {
     renamed: BTreeMap<Arc<str>, Arc<str>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Journal {
     /// Since the group was made: nothing was before.
     is_whole: bool,
@@ -239,7 +239,7 @@ struct Journal {
 }
 
 /// The journals of a shard's groups.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Journals {
     entries_max: usize,
     bytes_max: usize,

@@ -232,7 +232,7 @@ pub enum GroupPending {
 pub(crate) type GroupTurn<'a> = Turn<'a, GroupShard>;
 
 /// Groups and offsets of one partition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GroupShard {
     config: Arc<GroupConfig>,
     groups: BTreeMap<Arc<str>, ClassicGroup>,

@@ -23,7 +23,7 @@ use crate::coordinator::{InTransaction, Origin, Ticket, TimelineMap};
 const GROUP_ID_NOT_FOUND: i16 = 9;
 
 /// Offsets by group, topic and partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Offsets {
     /// With the offset of the record that said so.
     committed: TimelineMap<OffsetKey, (Offset, CommittedOffset)>,
