@@ -14,6 +14,7 @@ use crate::faults::{self, Cost, Fault};
 use crate::oracle::{metadata::Metadata, replicas};
 use crate::workload::admin::Admin;
 use crate::workload::aging::Aging;
+use crate::workload::consumers::Consumers;
 use crate::workload::groups::Groups;
 use crate::workload::keyed::Keyed;
 use crate::workload::moves::Moves;
@@ -67,6 +68,10 @@ pub const SETTINGS: &[&str] = &[
     "offsets.topic.num.partitions=2",
     "transaction.state.log.num.partitions=2",
     "group.initial.rebalance.delay.ms=200",
+    "group.consumer.min.session.timeout.ms=6000",
+    "group.consumer.session.timeout.ms=6000",
+    "group.consumer.min.heartbeat.interval.ms=1000",
+    "group.consumer.heartbeat.interval.ms=1000",
     "log.retention.check.interval.ms=2000",
     "log.cleaner.backoff.ms=1000",
 ];
@@ -119,6 +124,7 @@ fn mix_groups(mix: &mut Mix<'_, '_>) {
     mix.produce(3, 30);
     let members = 2 + mix.cluster.rng.below(3) as usize;
     mix.with(&[], Groups::new(SIMULATED, "readers", members));
+    mix.with(&[], Consumers::new(SIMULATED, "consumers", members));
 }
 
 fn mix_transactions(mix: &mut Mix<'_, '_>) {
@@ -156,6 +162,7 @@ fn mix_all(mix: &mut Mix<'_, '_>) {
         mix.with(&[], Admin::new(CHANGING, 2, Duration::from_millis(700)));
     } else {
         mix.with(&[], Groups::new(SIMULATED, "readers", 2));
+        mix.with(&[], Consumers::new(SIMULATED, "consumers", 2));
     }
     let topics = mix.topics.clone();
     mix.operate(topics, None, Duration::from_secs(3));

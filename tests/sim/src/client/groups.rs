@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use odradek_wire::consumer_group_heartbeat_request::TopicPartitions;
 use odradek_wire::join_group_request::JoinGroupRequestProtocol;
 use odradek_wire::leave_group_request::MemberIdentity;
 use odradek_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use odradek_wire::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use odradek_wire::sync_group_request::SyncGroupRequestAssignment;
 use odradek_wire::{
-    FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    OffsetCommitRequest, OffsetFetchRequest, Request, Str, SyncGroupRequest,
+    ConsumerGroupHeartbeatRequest, FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse,
+    LeaveGroupRequest, OffsetCommitRequest, OffsetFetchRequest, Request, Str, SyncGroupRequest,
 };
 
 use super::{Client, Failure};
@@ -28,8 +29,22 @@ pub enum Kind {
 pub struct Membership {
     pub group: String,
     pub member_id: String,
+    /// Or the member's epoch, in a consumer group.
     pub generation: i32,
+    /// It speaks the newer protocol (KIP-848).
+    pub is_consumer: bool,
 }
+
+/// What a member of a consumer group hears.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Beat {
+    pub epoch: i32,
+    /// The partitions that it is to have; absent: the same as before.
+    pub assigned: Option<Vec<i32>>,
+}
+
+/// Of a member that leaves.
+const LEAVES: i32 = -1;
 
 const SESSION_TIMEOUT_MS: i32 = 6_000;
 const REBALANCE_TIMEOUT_MS: i32 = 10_000;
@@ -162,6 +177,44 @@ impl Client {
         Failure::check(self.ask_coordinator(Kind::Group, &member.group, 4, &request).await?.error_code)
     }
 
+    /// A member of a consumer group says that it lives, and what it has; in the epoch 0 it joins. `is_full`: it says all of
+    /// itself, and so is told all.
+    pub async fn consumer_heartbeat(
+        &mut self,
+        member: &Membership,
+        topic: &str,
+        owned: &[i32],
+        is_full: bool,
+    ) -> Result<Beat, Failure> {
+        let topics = TopicPartitions { topic_id: self.topic_id, partitions: owned.to_vec(), ..Default::default() };
+        let request = ConsumerGroupHeartbeatRequest {
+            group_id: Str::from(&member.group),
+            member_id: Str::from(&member.member_id),
+            member_epoch: member.generation,
+            rebalance_timeout_ms: if is_full { REBALANCE_TIMEOUT_MS } else { -1 },
+            subscribed_topic_names: is_full.then(|| vec![Str::from(topic)]),
+            topic_partitions: Some(if owned.is_empty() { Vec::new() } else { vec![topics] }),
+            ..Default::default()
+        };
+        let answer = self.ask_coordinator(Kind::Group, &member.group, 1, &request).await?;
+        Failure::check(answer.error_code)?;
+        let assigned = answer.assignment.map(|assignment| {
+            assignment.topic_partitions.into_iter().flat_map(|topic| topic.partitions).collect::<Vec<i32>>()
+        });
+        Ok(Beat { epoch: answer.member_epoch, assigned })
+    }
+
+    /// A member of a consumer group leaves.
+    pub async fn consumer_leave(&mut self, member: &Membership) -> Result<(), Failure> {
+        let request = ConsumerGroupHeartbeatRequest {
+            group_id: Str::from(&member.group),
+            member_id: Str::from(&member.member_id),
+            member_epoch: LEAVES,
+            ..Default::default()
+        };
+        Failure::check(self.ask_coordinator(Kind::Group, &member.group, 1, &request).await?.error_code)
+    }
+
     pub async fn leave(&mut self, member: &Membership) -> Result<(), Failure> {
         let identity = MemberIdentity { member_id: Str::from(&member.member_id), ..Default::default() };
         let request =
@@ -190,7 +243,9 @@ impl Client {
             topics: vec![topic],
             ..Default::default()
         };
-        let answer = self.ask_coordinator(Kind::Group, &member.group, 8, &request).await?;
+        // The first version that knows of member epochs is 9.
+        let version = if member.is_consumer { 9 } else { 8 };
+        let answer = self.ask_coordinator(Kind::Group, &member.group, version, &request).await?;
         let results = answer.topics.iter().flat_map(|topic| &topic.partitions);
         results.map(|result| result.error_code).try_for_each(Failure::check)
     }

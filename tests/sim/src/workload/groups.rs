@@ -2,7 +2,7 @@
 //! newer generation cannot commit; what is committed never goes back by itself; and nothing is skipped: everything
 //! acknowledged below a committed offset was handed to some member.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use odradek_common::ErrorCode;
 
 use super::{Job, Part, Place, Topic, held};
-use crate::client::{Client, Failure, Membership, ReadFrom};
+use crate::client::{Client, Failure, Membership};
+use crate::oracle::committed::Committed;
 
 #[derive(Default)]
 struct State {
@@ -18,11 +19,6 @@ struct State {
     owners: BTreeMap<(i32, i32), String>,
     /// The newest generation in which any member has its partitions.
     generation: i32,
-    /// The highest acknowledged commit of each partition.
-    acknowledged: BTreeMap<i32, i64>,
-    /// Commits without an answer: each may still come to be at any time.
-    uncertain: BTreeSet<(i32, i64)>,
-    processed: BTreeSet<(i32, i64)>,
 }
 
 /// The members of one group, all of one topic.
@@ -31,6 +27,7 @@ pub struct Groups {
     group: &'static str,
     members: usize,
     state: Mutex<State>,
+    committed: Committed,
 }
 
 /// Between two rounds of a member.
@@ -38,7 +35,7 @@ const ROUND: Duration = Duration::from_millis(150);
 
 impl Groups {
     pub fn new(topic: Topic, group: &'static str, members: usize) -> Rc<Self> {
-        Rc::new(Self { topic, group, members, state: Mutex::default() })
+        Rc::new(Self { topic, group, members, state: Mutex::default(), committed: Committed::new(topic, group) })
     }
 
     async fn live(self: Rc<Self>, place: Place) {
@@ -93,28 +90,15 @@ impl Groups {
         }
         let mine = client.sync(member, topic, &plan).await?;
         self.own(place, member, &mine);
-        let mut positions = if mine.is_empty() { BTreeMap::new() } else { self.resume(place, client, &mine).await? };
+        let mut positions =
+            if mine.is_empty() { BTreeMap::new() } else { self.committed.resume(place, client, &mine).await? };
         let mut beaten = place.world.instant();
         while !history.stops() {
             if place.world.instant().saturating_since(beaten) > Duration::from_secs(1) || mine.is_empty() {
                 client.heartbeat(member).await?;
                 beaten = place.world.instant();
             }
-            for (partition, position) in &mut positions {
-                match client.read(topic, *partition, ReadFrom::offset(*position)).await {
-                    Ok(reading) => {
-                        *position = reading.next_offset;
-                        let offsets = reading.records.iter().map(|record| (*partition, record.offset));
-                        held(&self.state).processed.extend(offsets);
-                    }
-                    Err(Failure::Kafka(ErrorCode::OffsetOutOfRange)) => {
-                        history.broken(format!("group {}: {topic}-{partition}/{position} is gone", self.group));
-                    }
-                    Err(_) => {
-                        let _ = client.refresh(topic).await;
-                    }
-                }
-            }
+            self.committed.read_on(place, client, &mut positions).await;
             if !positions.is_empty() {
                 self.commit(place, client, member, &positions).await?;
             }
@@ -152,28 +136,6 @@ impl Groups {
         }
     }
 
-    /// Where to go on, and whether what was committed is still there.
-    async fn resume(&self, place: &Place, client: &mut Client, mine: &[i32]) -> Result<BTreeMap<i32, i64>, Failure> {
-        let floor = held(&self.state).acknowledged.clone();
-        let found = client.committed(self.group, self.topic.name, mine, false).await?;
-        self.check_committed(place, &floor, &found);
-        Ok(found.into_iter().map(|(partition, offset)| (partition, offset.max(0))).collect())
-    }
-
-    /// `floor` is what was acknowledged before `found` was asked for.
-    fn check_committed(&self, place: &Place, floor: &BTreeMap<i32, i64>, found: &BTreeMap<i32, i64>) {
-        for (partition, offset) in found {
-            place.history.count_work("committed offset compared");
-            let least = floor.get(partition).copied().unwrap_or(-1);
-            if *offset < least && !held(&self.state).uncertain.contains(&(*partition, *offset)) {
-                place.history.broken(format!(
-                    "group {}: partition {partition}: {least} was committed, and now it is {offset}",
-                    self.group
-                ));
-            }
-        }
-    }
-
     async fn commit(
         &self,
         place: &Place,
@@ -183,80 +145,26 @@ impl Groups {
     ) -> Result<(), Failure> {
         let known = held(&self.state).generation;
         let outcome = client.commit(member, self.topic.name, positions).await;
-        let mut state = held(&self.state);
-        match &outcome {
-            Ok(()) => {
-                place.history.count_work("offsets committed");
-                if known > member.generation {
-                    place.history.broken(format!(
-                        "group {}: a commit of generation {} was taken after {known} had begun",
-                        self.group, member.generation
-                    ));
-                }
-                for (partition, offset) in positions {
-                    let highest = state.acknowledged.entry(*partition).or_insert(*offset);
-                    *highest = (*highest).max(*offset);
-                }
-            }
-            Err(_) => state.uncertain.extend(positions.iter().map(|(partition, offset)| (*partition, *offset))),
+        self.committed.note(&place.history, positions, &outcome);
+        if outcome.is_ok() && known > member.generation {
+            place.history.broken(format!(
+                "group {}: a commit of generation {} was taken after {known} had begun",
+                self.group, member.generation
+            ));
         }
-        drop(state);
         outcome
-    }
-
-    /// Somebody else asks what is committed.
-    async fn observe(self: Rc<Self>, place: Place) {
-        let mut client = place.client();
-        let all: Vec<i32> = (0..self.topic.partitions).collect();
-        while !place.history.stops() {
-            let floor = held(&self.state).acknowledged.clone();
-            match client.committed(self.group, self.topic.name, &all, false).await {
-                Ok(found) => self.check_committed(&place, &floor, &found),
-                Err(_) => client.forget_coordinators(),
-            }
-            place.world.sleep(Duration::from_millis(700)).await;
-        }
-    }
-
-    async fn check(self: Rc<Self>, place: Place) {
-        let mut client = place.client();
-        let all: Vec<i32> = (0..self.topic.partitions).collect();
-        let floor = held(&self.state).acknowledged.clone();
-        let limit = place.world.instant() + Duration::from_secs(60);
-        let committed = loop {
-            match client.committed(self.group, self.topic.name, &all, false).await {
-                Ok(found) => break found,
-                Err(failure) if place.world.instant() > limit => {
-                    return place.history.broken(format!("liveness: group {}: {failure:?}", self.group));
-                }
-                Err(_) => {
-                    client.forget_coordinators();
-                    place.pause().await;
-                }
-            }
-        };
-        self.check_committed(&place, &floor, &committed);
-        let state = held(&self.state);
-        for record in held(&place.history.acknowledged).iter() {
-            let below = committed.get(&record.partition).is_some_and(|committed| record.offset < *committed);
-            if below && !state.processed.contains(&(record.partition, record.offset)) {
-                let at = (record.partition, record.offset);
-                held(&place.history.broken)
-                    .push(format!("group {}: {at:?} was committed past, and no member had it", self.group));
-            }
-        }
-        place.history.count_checked(state.processed.len() as u64);
     }
 }
 
 impl Part for Groups {
     fn jobs(self: Rc<Self>, place: &Place) -> Vec<Job> {
-        let mut jobs: Vec<Job> = vec![Box::pin(self.clone().observe(place.clone()))];
+        let (this, at) = (self.clone(), place.clone());
+        let mut jobs: Vec<Job> = vec![Box::pin(async move { this.committed.observe(&at).await })];
         jobs.extend((0..self.members).map(|_| Box::pin(self.clone().live(place.clone())) as Job));
         jobs
     }
 
     fn verdict(self: Rc<Self>, place: Place) -> Job {
-        Box::pin(self.check(place))
+        Box::pin(async move { self.committed.check(&place).await })
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! - `produce`: idempotent producers of acks=all, and readers: rules 1 to 4 of `docs/ARCHITECTURE.md`.
 //! - `plain`: producers without identity, of every acks.
-//! - `groups`: members of a classic group. `transactions`: transactional producers, and `pipeline`: from topic to topic.
+//! - `groups`: members of a classic group. `consumers`: of a group of the newer protocol. `transactions`: transactional producers, and `pipeline`: from topic to topic.
 //! - `admin`: topics made, grown, changed and deleted; `recreated`: records to topics that come and go.
 //! - `keyed` and `aging`: compaction and retention. `moves`: reassignments and elections.
 
@@ -21,6 +21,7 @@ use crate::client::{Client, Producer, ReadFrom, Seen};
 
 pub mod admin;
 pub mod aging;
+pub mod consumers;
 pub mod groups;
 pub mod keyed;
 pub mod moves;
