@@ -57,6 +57,10 @@ bugs! {
     LastStableOffsetTooHigh = "last-stable-offset-too-high", noticed by "open-transactions";
     /// A transaction's batch is taken in a partition that its coordinator does not know of (KIP-890).
     PartitionNotVerified = "partition-not-verified", noticed by "hanging-transactions";
+    /// A member of a consumer group may commit in any older epoch, to what it has given up since (KIP-848).
+    StaleMemberEpochAccepted = "stale-member-epoch-accepted", noticed by "groups";
+    /// A partition is given to a member of a consumer group while another one has it (KIP-848).
+    PartitionHandedOverTooEarly = "partition-handed-over-too-early", noticed by "groups";
 }
 
 #[cfg(not(feature = "seeded-bugs"))]
