@@ -515,7 +515,7 @@ const QUIET: Scope = Scope {
 };
 
 fn holds(name: &str, scope: Scope) {
-    let scope = if is_long() { Scope { states_max: 500_000, ..scope } } else { scope };
+    let scope = if is_long() { Scope { states_max: 50_000, ..scope } } else { scope };
     check(name, World::new(scope), scope.states_max);
 }
 

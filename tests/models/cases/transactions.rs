@@ -11,12 +11,13 @@
 //! 2. When all is quiet, a transaction that was committed is in all of its partitions, once.
 //! 3. When all is quiet, no transaction holds back a last stable offset, and its coordinator knows of none that is open.
 //! 4. Who was told that a transaction is committed was told the truth.
+//! 5. No two producers have one id and epoch: who begins gets an epoch that nobody had.
 //!
 //! With the first protocol a message of one transaction cannot be told from one of the next, as the epoch is the same. What
-//! that means is shown by [`a_late_marker_of_the_first_protocol_ends_the_next_transaction`]; the scopes of the first protocol
+//! that means is shown in `orders` by `a_late_marker_of_the_first_protocol_ends_the_next_transaction`; the scopes of the first protocol
 //! leave such messages out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +32,10 @@ use odradek_broker_storage::{AbortedTxn, AppendOrigin, ProducerStateConfig, Prod
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::{Instant, Now, Timestamp};
 use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerId, VerificationGuard};
-use odradek_models::{Model, check, is_long, search};
+use odradek_models::Model;
 use odradek_records::{Attributes, BatchHeader, Compression, EndTxnMarker};
+
+mod orders;
 
 const PARTITIONS: usize = 2;
 const ID: &str = "model";
@@ -183,6 +186,8 @@ struct World {
     late_requests: Vec<Ask>,
     markers: Vec<Marker>,
     begun: u8,
+    /// Ids and epochs that producers have had.
+    given: BTreeSet<(i64, i16)>,
     /// What was decided upon a client's request, and whether it was told.
     decided: BTreeMap<u8, (bool, bool)>,
 }
@@ -355,6 +360,7 @@ impl World {
             late_requests: Vec::new(),
             markers: Vec::new(),
             begun: 0,
+            given: BTreeSet::new(),
             decided: BTreeMap::new(),
         };
         world.load();
@@ -493,6 +499,10 @@ impl World {
         match (client.phase, answer) {
             (_, Err(ErrorCode::ConcurrentTransactions)) => {}
             (Phase::Init, Ok(TransactionResponse::Producer(producer))) => {
+                let is_new = self.given.insert((producer.id.0, producer.epoch.0));
+                if !is_new {
+                    return Err(format!("rule 5: {producer:?} was another producer before"));
+                }
                 (client.producer, client.sequences, client.wants_epoch) = (Some(producer), [0; PARTITIONS], false);
                 self.begin_transaction(at);
             }
@@ -500,6 +510,7 @@ impl World {
             (Phase::End(is_commit), Ok(TransactionResponse::Producer(producer))) => {
                 if bumps {
                     (client.producer, client.sequences) = (Some(producer), [0; PARTITIONS]);
+                    self.given.insert((producer.id.0, producer.epoch.0));
                 }
                 if is_commit {
                     match self.decided.get_mut(&client.transaction) {
@@ -891,6 +902,7 @@ impl Model for World {
         write!(text, "{:?}{:?}{unmarked:?}{}", self.used, self.transaction(), self.coordinator_epoch)?;
         write!(text, "{:?}{:?}{:?}", self.partitions, self.clients, self.batches)?;
         write!(text, "{:?}{:?}{}{:?}", self.late_requests, self.markers, self.begun, self.decided)?;
+        write!(text, "{:?}", self.given)?;
         out.write_str(&with_numbered_guards(&text))
     }
 }
@@ -911,64 +923,4 @@ fn with_numbered_guards(text: &str) -> String {
         let _ = write!(out, "{NAME}{number}){rest}");
     }
     out
-}
-
-/// Nothing goes wrong.
-const QUIET: Scope = Scope {
-    version: TransactionVersion::V2,
-    transactions: 2,
-    producers: 1,
-    unheard: 0,
-    late_requests: 0,
-    late_markers: 0,
-    coordinators_lost: 0,
-    leaders_lost: 0,
-    given_up: 0,
-    timeouts: 0,
-    states_max: 30_000,
-};
-
-const BOTH: [TransactionVersion; 2] = [TransactionVersion::V0, TransactionVersion::V2];
-
-fn holds(name: &str, scope: Scope) {
-    let scope = if is_long() { Scope { states_max: 3_000_000, ..scope } } else { scope };
-    for version in BOTH {
-        let late_markers = if version.bumps_epoch() { scope.late_markers } else { 0 };
-        let scope = Scope { version, late_markers, ..scope };
-        check(&format!("{name}, protocol of level {}", version.0), World::new(scope), scope.states_max);
-    }
-}
-
-#[test]
-fn answers_that_nobody_hears_break_no_transaction() {
-    holds("unheard answers", Scope { unheard: 2, ..QUIET });
-}
-
-#[test]
-fn messages_that_come_again_break_no_transaction() {
-    holds("late messages", Scope { late_requests: 1, late_markers: 1, given_up: 1, ..QUIET });
-}
-
-#[test]
-fn coordinators_and_leaders_that_die_break_no_transaction() {
-    holds("lost coordinators", Scope { coordinators_lost: 2, unheard: 1, ..QUIET });
-    holds("a lost leader", Scope { leaders_lost: 1, late_requests: 1, given_up: 1, ..QUIET });
-}
-
-#[test]
-fn transactions_that_take_too_long_are_ended() {
-    holds("timeouts", Scope { timeouts: 1, late_requests: 1, late_markers: 1, ..QUIET });
-}
-
-#[test]
-fn a_producer_that_takes_another_s_place_ends_what_that_began() {
-    holds("two producers", Scope { producers: 2, late_markers: 1, coordinators_lost: 1, ..QUIET });
-}
-
-/// Kafka has the same weakness, and KIP-890's second protocol is its remedy.
-#[test]
-fn a_late_marker_of_the_first_protocol_ends_the_next_transaction() {
-    let scope = Scope { version: TransactionVersion::V0, late_markers: 1, states_max: 1_000_000, ..QUIET };
-    let broken = search(World::new(scope), scope.states_max).expect_err("it cannot be told");
-    println!("{broken}");
 }
