@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use odradek_common::fs::{Advice, OpenMode};
-use odradek_common::{Offset, time::Timestamp};
+use odradek_common::{LeaderEpoch, Offset, time::Timestamp};
 use odradek_records::{Batch, BatchHeader, EndTxnMarker};
 
 use crate::cleaner::{CLEANED_SUFFIX, SWAP_SUFFIX};
@@ -494,6 +494,14 @@ impl Loader {
                 let (epoch, last) = (header.leader_epoch, last.epoch);
                 break Some((position, format!("the batch of leader epoch {epoch} follows one of epoch {last}")));
             }
+            // No CRC covers a batch's offset and epoch. Where one of them jumps, the next batch tells whether it should have.
+            let before = epochs.latest().map_or(LeaderEpoch::NONE, |last| last.epoch);
+            if header.base_offset.0 > *expected || header.leader_epoch > before {
+                let next = scan.peek().map_err(|error| read_failed(place, segment, &error))?;
+                if let Some(reason) = next.and_then(|next| false_jump(&header, &next, *expected, before)) {
+                    break Some((position, reason));
+                }
+            }
             let marker = match marker_at(place, segment, position, &header) {
                 Err(LogError::Corrupt(damage)) => break Some((position, damage.reason)),
                 result => result?,
@@ -604,6 +612,18 @@ impl Loader {
         }
         Ok(())
     }
+}
+
+/// Why `header`, whose offset or leader epoch jumps, is damaged: the batch behind it goes on as if there had been no jump.
+/// `expected` is the offset and `epoch` the leader epoch before it.
+fn false_jump(header: &BatchHeader, next: &BatchHeader, expected: i64, epoch: LeaderEpoch) -> Option<String> {
+    let (base, behind) = (header.base_offset, next.base_offset);
+    if base.0 > expected && (expected..header.next_offset().0).contains(&behind.0) {
+        return Some(format!("the batch begins at offset {base}, the one behind it at {behind}"));
+    }
+    let (own, later) = (header.leader_epoch, next.leader_epoch);
+    (own > epoch && (epoch..own).contains(&later))
+        .then(|| format!("the batch has leader epoch {own}, the one behind it {later}"))
 }
 
 fn assign_epoch(epochs: &mut LeaderEpochs, header: &BatchHeader) {

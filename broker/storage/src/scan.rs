@@ -87,6 +87,15 @@ impl<'a> Scan<'a> {
         Ok(Some((position, header)))
     }
 
+    /// The header behind the last one, if it is one, without going on to it.
+    pub fn peek(&mut self) -> io::Result<Option<BatchHeader>> {
+        let position = self.position;
+        if position >= self.end {
+            return Ok(None);
+        }
+        Ok(BatchHeader::parse(self.window(position, HEADER_BYTES)?).ok())
+    }
+
     /// Reads the whole batch and checks its CRC.
     pub fn check_crc(&mut self, position: u64, header: &BatchHeader) -> Result<(), ScanError> {
         let mut crc = 0;

@@ -145,7 +145,15 @@ impl Inner {
             ..FetchResult::failed(ErrorCode::None)
         };
         let own = log.leader_epoch_end_offset(entry.last_fetched_epoch);
-        let own = (own != EpochEndOffset::UNKNOWN).then_some(EpochEnd { epoch: own.epoch, end: own.end });
+        let own = match own != EpochEndOffset::UNKNOWN {
+            true => Some(EpochEnd { epoch: own.epoch, end: own.end }),
+            // A follower's last record cannot be of an epoch that is still to come: its log is damaged, in bytes that no
+            // checksum covers. It is told to go back to what both know.
+            false if params.replica.is_some() && entry.last_fetched_epoch > leader.leader_epoch() => {
+                Some(EpochEnd { epoch: leader.leader_epoch(), end: log.log_end() })
+            }
+            false => None,
+        };
         match follower::divergence(entry.last_fetched_epoch, entry.fetch_offset, own, log.log_start()) {
             Divergence::None => {}
             Divergence::At(end) => {

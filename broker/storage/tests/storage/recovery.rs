@@ -49,6 +49,23 @@ fn a_torn_tail_is_cut_to_the_last_whole_batch() {
 }
 
 #[test]
+fn a_flipped_offset_or_epoch_that_no_checksum_covers_cuts_the_log_before_its_batch() {
+    let batch_bytes = batch(2, 20, NOW).len();
+    // Bytes of the base offset, and of the leader epoch.
+    for (byte, bit) in [(7, 6), (6, 0), (15, 0), (12, 2)] {
+        let home = Home::real();
+        closed(&home, &LogConfig::default(), 10);
+        change(&home, "00000000000000000000.log", |bytes| bytes[4 * batch_bytes + byte] ^= 1 << bit);
+        let mut log = home.reopen_after_crash(&LogConfig::default());
+        let damage = log.recovery().damage.clone().expect("reported");
+        assert_eq!((damage.position, damage.offset), (4 * batch_bytes as u64, Offset(8)), "{}", damage.reason);
+        assert_eq!(log.log_end(), Offset(8));
+        append(&mut log, &batch(2, 20, NOW)).expect("appended");
+        assert_eq!(offsets(&read_all(&log, Offset(0))), (0..10).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn zeros_behind_the_last_batch_are_cut() {
     let home = Home::real();
     closed(&home, &LogConfig::default(), 3);

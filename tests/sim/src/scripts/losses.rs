@@ -1,5 +1,6 @@
 //! How others have lost, or mixed up, what they had acknowledged: each story is played as it was told, with Odradek in the part.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use odradek_common::ErrorCode;
@@ -20,6 +21,7 @@ use super::plain::{create_assigned, elect, send};
 use super::{Load, Script, Watcher, ask, broker, others, read_all, replicas_agree};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::faults::flip_bit;
 use crate::workload::Topic;
 
 pub(super) const SCRIPTS: &[Script] = &[
@@ -62,6 +64,14 @@ pub(super) const SCRIPTS: &[Script] = &[
         brokers: 3,
         settings: &[],
         play: broken_off,
+    },
+    Script {
+        name: "flipped-bit",
+        about: "NATS 2.12.1: one bit of one replica's log flips while its broker is down",
+        controllers: 3,
+        brokers: 3,
+        settings: &[],
+        play: flipped_bit,
     },
 ];
 
@@ -363,4 +373,35 @@ async fn break_off(world: &World) -> std::io::Result<()> {
     send_vectored(&mut *socket.writer, &[bytes.get(..sent).unwrap_or_default()]).await?;
     world.sleep(Duration::from_millis(rng.below(10))).await;
     Ok(())
+}
+
+/// Jepsen on NATS 2.12.1: one flipped bit in one replica's files, and what all had acknowledged was gone. Here the replica finds the
+/// damage when it starts, drops what comes after it, is not in sync before it has everything from the others, and leads then with all
+/// of it. (Rules 1, 2 and 12.)
+fn flipped_bit(cluster: &mut Cluster<'_>) {
+    let topic = Topic { name: TOPIC, partitions: 1, replicas: 3, acks: -1, configs: &[] };
+    let load = Load::start(cluster, topic, 3);
+    let watcher = Watcher::start(cluster, TOPIC);
+    for _ in 0..3 {
+        watcher.until_in_sync(cluster, 3);
+        load.until_acknowledged(cluster, 60);
+        let victim = 1 + cluster.rng.below(3) as i32;
+        cluster.kill(&broker(victim), Crash::Process);
+        let path = PathBuf::from(format!("/data/{TOPIC}-0/{:020}.log", 0));
+        let disk = cluster.disk(&broker(victim));
+        let bits = disk.content(&path).expect("the log is there").len() as u64 * 8;
+        let bit = cluster.rng.below(bits);
+        flip_bit(cluster, &broker(victim), &path, bit);
+        cluster.restart(&broker(victim));
+        load.until_acknowledged(cluster, 20);
+        watcher.until_in_sync(cluster, 3);
+        // It alone is left.
+        let rest = others(1..=3, &[victim]);
+        rest.iter().for_each(|id| cluster.kill(&broker(*id), Crash::Process));
+        watcher.until(cluster, "the replica that was damaged leads", |view| view.leader == victim);
+        load.until_acknowledged(cluster, 20);
+        rest.iter().for_each(|id| cluster.restart(&broker(*id)));
+    }
+    watcher.until_in_sync(cluster, 3);
+    load.finish(cluster);
 }
