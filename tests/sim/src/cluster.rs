@@ -575,7 +575,9 @@ impl<'a> Cluster<'a> {
     pub fn log_bytes(&self, broker: &str, topic: &str, partition: i32) -> Vec<u8> {
         let Some(node) = self.nodes.get(broker) else { return Vec::new() };
         let name = format!("{topic}-{partition}");
-        let dirs: Vec<PathBuf> = node.dirs.iter().map(|dir| dir.join(&name)).collect();
+        // Without its topic's id a log is left alone: it may be of another topic, and nobody reads it.
+        let has_id = |dir: &PathBuf| node.fs.content(&dir.join("partition.metadata")).is_ok_and(|id| !id.is_empty());
+        let dirs: Vec<PathBuf> = node.dirs.iter().map(|dir| dir.join(&name)).filter(has_id).collect();
         let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
         let segments = node
             .fs

@@ -17,6 +17,9 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(40);
 /// Bytes of a Raft log file before the lowest byte of its format's version.
 const RAFT_LOG_VERSION_AT: usize = 11;
 
+/// What a broker that was decommissioned meanwhile says in the end.
+const UNREGISTERED: &str = "is not registered (any more)";
+
 pub(super) fn start(cluster: &mut Cluster<'_>, fault: Fault, victim: Option<&str>) -> Option<Ongoing> {
     match fault {
         Fault::DuplicateBroker => beside(cluster, victim),
@@ -36,13 +39,15 @@ pub(super) fn start(cluster: &mut Cluster<'_>, fault: Fault, victim: Option<&str
 /// A second process of the id, on a copy of the disk, while the first one lives: it must be refused, and the first one
 /// must not notice.
 fn beside(cluster: &mut Cluster<'_>, victim: Option<&str>) -> Option<Ongoing> {
-    let node = pick(cluster, "broker-", victim)?;
+    // One that was decommissioned has stopped, and its id is free.
+    let node = pick(cluster, "broker-", victim).filter(|node| cluster.is_up(node))?;
     let twin = cluster.start_twin(&node, None);
     Some(Ongoing::new(vec![node.clone()], move |cluster| {
         if !cluster.wait_for(REFUSAL_PATIENCE, |cluster| !cluster.is_up(&twin)) {
             cluster.fail(&format!("{twin} was not refused, though {node} lives"));
         }
-        if !cluster.is_up(&node) {
+        let is_retired = cluster.stopped(&node).is_some_and(|why| why.contains(UNREGISTERED));
+        if !cluster.is_up(&node) && !is_retired {
             cluster.fail(&format!("{node} was driven out by {twin}"));
         }
     }))

@@ -33,6 +33,8 @@ impl Aging {
         let (mut client, name) = (place.client(), self.topic.name);
         let Some(producer) = place.producer(&mut client).await else { return };
         let mut number = 0u64;
+        // Of the first attempt: what is acknowledged may be that one.
+        let mut sent_ms = place.world.timestamp().0;
         while !place.history.stops() {
             let sending = Sending {
                 acks: -1,
@@ -40,12 +42,12 @@ impl Aging {
                 records: vec![Outgoing::of_value(format!("{number} {}", "x".repeat(80)))],
                 ..Default::default()
             };
-            let sent_ms = place.world.timestamp().0;
             match client.send(name, partition, &sending).await {
                 Ok(offset) => {
                     place.history.count_work("record that grows old");
                     held(&self.acknowledged).insert((partition, offset), Record { number, sent_ms });
                     number += 1;
+                    sent_ms = place.world.timestamp().0;
                 }
                 Err(crate::client::Failure::Kafka(code)) if !code.is_retriable() => {
                     return place.history.broken(format!("{name}-{partition}, record {number}: {code} is final"));
@@ -97,7 +99,6 @@ impl Aging {
     fn check_start(&self, place: &Place, partition: i32, start: i64) {
         let now_ms = place.world.timestamp().0;
         let gone = held(&self.acknowledged);
-        // What was sent again has a younger timestamp than is known here.
         for ((_, offset), record) in gone.range((partition, 0)..(partition, start)) {
             place.history.count_checked(1);
             if now_ms - record.sent_ms < self.retention_ms {
