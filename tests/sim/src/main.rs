@@ -162,7 +162,7 @@ impl Many {
         let mut queue = (state.next_seed..last.unwrap_or(u64::MAX))
             .flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
         let mut running: Vec<Running> = Vec::new();
-        let mut failed = 0;
+        let (mut failed, earlier) = (0, state.cpu_seconds);
         loop {
             let late = until.is_some_and(|until| Instant::now() >= until);
             while running.len() < jobs && !late {
@@ -180,6 +180,7 @@ impl Many {
             };
             let run = running.swap_remove(at);
             failed += usize::from(!self.note(run, &mut state)?);
+            state.cpu_seconds = earlier + children_cpu_seconds();
             self.store(&state)?;
         }
         let hours = state.sum.simulated().as_secs_f64() / 3600.0;
@@ -210,7 +211,6 @@ impl Many {
         let output = child.wait_with_output()?;
         let line = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
         state.runs += 1;
-        state.cpu_seconds = children_cpu_seconds();
         let broken = match serde_json::from_str::<Report>(&line) {
             Ok(report) => {
                 state.sum.add(&report);
