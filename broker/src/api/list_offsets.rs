@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use odradek_broker_core::partition::{Isolation, Reader};
-use odradek_common::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicIdPartition};
+use odradek_common::{ErrorCode, LeaderEpoch, PartitionIndex, TopicIdPartition};
 use odradek_metadata::Topic;
 use odradek_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsRequest};
 use odradek_wire::list_offsets_response::{
@@ -16,13 +16,10 @@ use odradek_wire::{RawTaggedField, own};
 
 use super::dispatch::Asked;
 use super::{Api, Operation, Outcome, Resource};
-use crate::replica::{ListedOffset, OldestUnread};
+use crate::replica::ListedOffset;
 
 /// Special timestamps that came with a later version, and with which.
 const NEWER_TIMESTAMPS: &[(i64, i16)] = &[(-3, 7), (-4, 8), (-5, 9), (-6, 11)];
-
-/// Offsets for which one request is told what is unread: each may take a batch apart. Of more the rest is not known.
-const UNREAD_OFFSETS_MAX: usize = 1_000;
 
 /// The first version whose answers carry a leader epoch.
 const LEADER_EPOCH: i16 = 4;
@@ -69,7 +66,7 @@ impl Api {
                 }
             }
         }
-        let mut unread_left = UNREAD_OFFSETS_MAX;
+        let mut unread_left = own::OLDEST_UNREAD_OFFSETS_MAX;
         let mut topics = Vec::with_capacity(request.topics.len());
         for asked in &request.topics {
             let topic = match self.allows(context, Operation::Describe, Resource::Topic(&asked.name)) {
@@ -115,7 +112,7 @@ impl Api {
                 return own::NOT_KNOWN;
             }
             *left -= 1;
-            self.replicas.oldest_unread(id, epoch, Offset(offset.max(0))).map_or(own::NOT_KNOWN, OldestUnread::number)
+            self.replicas.tell_oldest_unread(id, epoch, offset)
         });
         Some(own::numbers_field(own::OLDEST_UNREAD, answers))
     }

@@ -13,7 +13,7 @@ use odradek_broker_core::group::OffsetKey;
 use odradek_broker_core::lag::{self, Chosen, PartitionLag};
 use odradek_broker_core::partition::{Isolation, Reader};
 use odradek_common::time::Instant;
-use odradek_common::{BrokerId, LeaderEpoch, Offset, PartitionIndex, TopicIdPartition};
+use odradek_common::{BrokerId, LeaderEpoch, PartitionIndex, TopicIdPartition};
 use odradek_metadata::Image;
 use odradek_node::World;
 use odradek_node::metrics::{Gauge, Labels};
@@ -22,15 +22,13 @@ use odradek_wire::{ListOffsetsRequest, Str, own};
 
 use super::{GroupCoordinators, Peers};
 use crate::metadata::MetadataCache;
-use crate::replica::{OldestUnread, ReplicaManager};
+use crate::replica::ReplicaManager;
 
 const LIST_OFFSETS: i16 = 7;
 /// Instead of a time, in ListOffsets.
 const LATEST: i64 = -1;
 /// Partitions in one request.
 const PARTITIONS_MAX: usize = 1_000;
-/// Offsets in one request: for more a leader does not answer.
-const OFFSETS_MAX: usize = 1_000;
 /// For one answer. Who does not answer is told as not known, and asked again in the next round.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -161,7 +159,7 @@ impl LagWatch {
         for lag in chosen.listed.iter().filter(|lag| lag.records > 0) {
             let Some(at) = place(image, &lag.of) else { continue };
             let offsets = asked.entry(at).or_default();
-            if offsets.len() < OFFSETS_MAX && !offsets.contains(&lag.committed) {
+            if offsets.len() < own::OLDEST_UNREAD_OFFSETS_MAX && !offsets.contains(&lag.committed) {
                 offsets.push(lag.committed);
             }
         }
@@ -184,8 +182,9 @@ impl LagWatch {
         for (at, offsets) in asked {
             let leader = image.partition(at.id.topic_id, at.id.partition).map_or(BrokerId::NONE, |known| known.leader);
             let (requests, count) = (by_leader.entry(leader).or_default(), offsets.len());
-            let has_room =
-                |request: &&mut (Asked, usize)| request.0.len() < PARTITIONS_MAX && request.1 + count <= OFFSETS_MAX;
+            let has_room = |request: &&mut (Asked, usize)| {
+                request.0.len() < PARTITIONS_MAX && request.1 + count <= own::OLDEST_UNREAD_OFFSETS_MAX
+            };
             match requests.last_mut().filter(has_room) {
                 Some((request, named)) => {
                     request.insert(at, offsets);
@@ -213,10 +212,7 @@ impl LagWatch {
             let told = asked.into_iter().map(|(at, offsets)| {
                 let reader = Reader::Client(Isolation::ReadUncommitted);
                 let end = replicas.list_offset(at.id, reader, LeaderEpoch::NONE, LATEST).ok();
-                let oldest = |offset: i64| {
-                    let found = replicas.oldest_unread(at.id, LeaderEpoch::NONE, Offset(offset.max(0)));
-                    found.map_or(own::NOT_KNOWN, OldestUnread::number)
-                };
+                let oldest = |offset| replicas.tell_oldest_unread(at.id, LeaderEpoch::NONE, offset);
                 let answer = end.map(|end| (end.offset.0, offsets.into_iter().map(oldest).collect()));
                 (at, answer)
             });

@@ -14,6 +14,7 @@ use odradek_common::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Topi
 use odradek_metadata::{ConfigResource, Image};
 use odradek_node::World;
 use odradek_node::world::TaskHandle;
+use odradek_wire::own;
 
 use super::catch_up::Load;
 use super::cleaner::Cleaner;
@@ -25,8 +26,7 @@ use super::flushes::Flushes;
 use super::isr::IsrQueue;
 use super::lost_leaders::LostLeaders;
 use super::moves::Moves;
-use super::partition::OldestUnread;
-use super::partition::{After, Context, MovedBack, Partition, PartitionConfig, Registered};
+use super::partition::{After, Context, MovedBack, OldestUnread, Partition, PartitionConfig, Registered};
 use super::session::Watching;
 use super::throttle::{Quotas, Side, Throttled};
 use super::types::{
@@ -412,6 +412,12 @@ impl ReplicaManager {
         offset: Offset,
     ) -> Result<OldestUnread, PartitionError> {
         self.required(id)?.oldest_unread(current_leader_epoch, offset)
+    }
+
+    /// As [`ReplicaManager::oldest_unread`], in the numbers that nodes tell each other ([`own::OLDEST_UNREAD`]).
+    pub fn tell_oldest_unread(&self, id: TopicIdPartition, current_leader_epoch: LeaderEpoch, offset: i64) -> i64 {
+        let found = self.oldest_unread(id, current_leader_epoch, Offset(offset.max(0)));
+        found.map_or(own::NOT_KNOWN, OldestUnread::number)
     }
 
     /// The end of the largest leader epoch not above `epoch`; -1 and -1 when there is none.

@@ -45,7 +45,6 @@ pub use lost_leaders::LostLeaders;
 pub use manager::ReplicaManager;
 pub use odradek_broker_core::partition::{EpochEnd, Isolation, IsrCommitted, IsrMember, IsrProposal, Reader};
 pub use odradek_broker_storage::{ActiveProducer, AppendOrigin, Unverified};
-pub use partition::OldestUnread;
 pub use session::{SessionResult, SessionWatch};
 pub use types::{
     AppendEntry, AppendResult, CurrentLeader, DeletedRecords, FetchEntry, FetchParams, FetchResult, FileRange,

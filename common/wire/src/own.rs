@@ -10,6 +10,8 @@ use crate::RawTaggedField;
 /// In a partition of ListOffsets. The request names offsets; the answer tells for each when the first record at or above it
 /// and below the high watermark was written: its timestamp, or one of the numbers below. Each is a big-endian `i64`.
 pub const OLDEST_UNREAD: u32 = 10_001;
+/// Offsets that one request is answered: each may take a batch apart. Of more the rest is not known.
+pub const OLDEST_UNREAD_OFFSETS_MAX: usize = 1_000;
 /// In DescribeGroups: the answer has in each group a field of the same number with the group's history, as
 /// `odradek.admin.v1.GroupHistory`. It is also there where the group is none of the classic protocol.
 pub const HISTORY: u32 = 10_002;

@@ -6,7 +6,8 @@ use odradek_common::time::Timestamp;
 use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicIdPartition};
 use odradek_records::{Codec, EndTxnMarker, RecordBatchBuilder};
 
-use super::super::{AppendEntry, AppendOrigin, OldestUnread, timestamp};
+use super::super::partition::OldestUnread;
+use super::super::{AppendEntry, AppendOrigin, timestamp};
 use super::cluster::{Cluster, LIMIT, tp};
 
 const PRODUCER: ProducerId = ProducerId(7);

@@ -136,9 +136,13 @@ fn divergent_tails(cluster: &mut Cluster<'_>) {
         }
         send(cluster, TOPIC, -1, 3);
     }
+    until_alike(cluster);
+    stop(cluster);
+}
+
+fn until_alike(cluster: &mut Cluster<'_>) {
     let holds = |cluster: &Cluster<'_>, id| cluster.log_bytes(&broker(id), TOPIC, 0);
     cluster.run_until_so("rule 2: both replicas hold the same", |cluster| holds(cluster, 1) == holds(cluster, 2));
-    stop(cluster);
 }
 
 fn stop(cluster: &mut Cluster<'_>) {
@@ -241,8 +245,7 @@ fn stale_readers(cluster: &mut Cluster<'_>) {
     cluster.restart(&one);
     watcher.until_in_sync(cluster, 2);
     send(cluster, TOPIC, -1, 2);
-    let holds = |cluster: &Cluster<'_>, id| cluster.log_bytes(&broker(id), TOPIC, 0);
-    cluster.run_until_so("rule 2: both replicas hold the same", |cluster| holds(cluster, 1) == holds(cluster, 2));
+    until_alike(cluster);
     stop(cluster);
 }
 
