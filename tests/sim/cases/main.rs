@@ -6,7 +6,6 @@ use std::process::Command;
 mod faults;
 mod known_losses;
 mod power;
-mod replication_model;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_odradek-sim");
 

@@ -14,9 +14,10 @@
 //!
 //! `ODRADEK_LONG` has a larger scope.
 
-use std::collections::{HashSet, VecDeque};
-use std::fmt::{self, Write as _};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt::{self, Write};
+use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use odradek_controller_core::heartbeat::Heartbeat;
 use odradek_controller_core::topics::NewTopic;
 use odradek_controller_core::{Context, Decider, Decision, Settings, features};
 use odradek_metadata::{Endpoint, Image, LeaderRecoveryState, PartitionRegistration};
+use odradek_models::{Model, is_long};
 
 const REPLICAS_MAX: usize = 3;
 const PARTITION: PartitionIndex = PartitionIndex(0);
@@ -668,18 +670,7 @@ impl State {
     }
 
     /// What makes two states the same. Offsets of the metadata only count decisions, so they are left out.
-    fn key(&self) -> u128 {
-        let mut text = String::new();
-        self.describe(&mut text).expect("a string takes everything");
-        let of = |salt: u8| {
-            let mut hasher = DefaultHasher::new();
-            (salt, &text).hash(&mut hasher);
-            hasher.finish()
-        };
-        u128::from(of(0)) << 64 | u128::from(of(1))
-    }
-
-    fn describe(&self, out: &mut String) -> fmt::Result {
+    fn describe(&self, out: &mut dyn Write) -> fmt::Result {
         write!(out, "{:?}{:?}{}", self.used, self.committed, self.is_lost)?;
         describe_image(&self.image, self.topic, out)?;
         for broker in &self.brokers {
@@ -692,83 +683,68 @@ impl State {
     }
 }
 
-fn describe_image(image: &Image, topic: TopicId, out: &mut String) -> fmt::Result {
+fn describe_image(image: &Image, topic: TopicId, out: &mut dyn Write) -> fmt::Result {
     if let Some(partition) = image.partition(topic, PARTITION) {
         write!(out, "{partition:?}")?;
     }
     image.brokers().try_for_each(|broker| write!(out, "{} {}{}", broker.id.0, broker.epoch.0, broker.fenced))
 }
 
-/// What a search has seen.
-struct Searched {
-    states: usize,
-    steps: usize,
-    /// All states within the scope were seen.
-    is_complete: bool,
-    elections: usize,
-    truncations: usize,
+/// A state with how much of everything there is, for the search.
+#[derive(Clone)]
+struct InScope {
+    scope: Scope,
+    state: State,
+    seen: Rc<Seen>,
 }
 
-/// Panics with the steps that lead to a broken rule.
-fn search(scope: Scope) -> Searched {
-    // The history of each state, as its predecessor and the step, for the one that breaks a rule.
-    let mut history: Vec<(usize, Option<Step>)> = vec![(0, None)];
-    let start = State::new(scope);
-    let mut known = HashSet::from([start.key()]);
-    let mut queue = VecDeque::from([(0, start)]);
-    let mut searched = Searched { states: 1, steps: 0, is_complete: true, elections: 0, truncations: 0 };
-    while let Some((at, state)) = queue.pop_front() {
-        for step in state.steps(scope) {
-            searched.steps += 1;
-            let mut next = state.clone();
-            if let Err(broken) = next.step(step, scope) {
-                let mut path = vec![step];
-                let mut position = at;
-                while let (before, Some(step)) = history[position] {
-                    path.push(step);
-                    position = before;
-                }
-                path.reverse();
-                panic!("{broken}, after {path:#?}");
-            }
-            searched.truncations += usize::from(
-                next.brokers
-                    .iter()
-                    .zip(&state.brokers)
-                    .any(|(next, before)| next.is_up && before.is_up && next.log.len() < before.log.len()),
-            );
-            let epoch = |state: &State| state.partition().map(|partition| partition.leader_epoch);
-            searched.elections += usize::from(epoch(&next) != epoch(&state));
-            if !known.insert(next.key()) {
-                continue;
-            }
-            if known.len() > scope.states_max {
-                searched.is_complete = false;
-                return searched;
-            }
-            history.push((at, Some(step)));
-            searched.states += 1;
-            queue.push_back((history.len() - 1, next));
-        }
+/// What came of all steps that were tried.
+#[derive(Default)]
+struct Seen {
+    elections: Cell<usize>,
+    truncations: Cell<usize>,
+}
+
+impl Model for InScope {
+    type Step = Step;
+
+    fn steps(&self) -> Vec<Step> {
+        self.state.steps(self.scope)
     }
-    searched
+
+    fn step(&mut self, step: Step) -> Result<(), String> {
+        let epoch = |state: &State| state.partition().map(|partition| partition.leader_epoch);
+        let ends =
+            |state: &State| state.brokers.iter().map(|broker| (broker.is_up, broker.log.len())).collect::<Vec<_>>();
+        let before = (epoch(&self.state), ends(&self.state));
+        self.state.step(step, self.scope)?;
+        let after = (epoch(&self.state), ends(&self.state));
+        let is_truncated =
+            |((was_up, before), (is_up, now)): (&(bool, usize), &(bool, usize))| *was_up && *is_up && now < before;
+        let count = |cell: &Cell<usize>, is_so: bool| cell.set(cell.get() + usize::from(is_so));
+        count(&self.seen.elections, before.0 != after.0);
+        count(&self.seen.truncations, before.1.iter().zip(&after.1).any(is_truncated));
+        Ok(())
+    }
+
+    /// The rules are checked after each step; what is under way may stay so.
+    fn settle(self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn describe(&self, out: &mut dyn Write) -> fmt::Result {
+        self.state.describe(out)
+    }
 }
 
 /// Whether all states within the scope were seen.
 fn check(name: &str, scope: Scope) -> bool {
-    let started = std::time::Instant::now();
-    let Searched { states, steps, is_complete, elections, truncations } = search(scope);
-    println!(
-        "{name}: {states} states, {steps} steps, {elections} with an election, {truncations} with a truncation, {}, {:.1} s",
-        if is_complete { "all of the scope" } else { "cut off" },
-        started.elapsed().as_secs_f64()
-    );
-    assert!(elections > 0, "nothing was tried");
-    is_complete
-}
-
-fn is_long() -> bool {
-    std::env::var_os("ODRADEK_LONG").is_some()
+    let seen = Rc::new(Seen::default());
+    let start = InScope { scope, state: State::new(scope), seen: seen.clone() };
+    let searched = odradek_models::check(name, start, scope.states_max);
+    println!("{name}: {} with an election, {} with a truncation", seen.elections.get(), seen.truncations.get());
+    assert!(seen.elections.get() > 0, "nothing was tried");
+    searched.is_complete
 }
 
 /// Nothing of anything, to be added to.
