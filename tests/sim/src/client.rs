@@ -16,7 +16,7 @@ mod groups;
 mod transactions;
 
 pub use data::{EARLIEST, LATEST, Outgoing, ReadFrom, Reading, Seen, Sending};
-pub use groups::{Kind, Membership};
+pub use groups::{CommittedOffset, Kind, Membership};
 pub use transactions::Transactional;
 
 /// How long any one request may take before its connection is given up.
@@ -77,6 +77,12 @@ pub struct Client {
     coordinators: BTreeMap<(Kind, String), i32>,
     patience: Duration,
     pub leaders: BTreeMap<i32, Leader>,
+    /// The newest leader epoch of each partition that anybody told of. What brokers say of an older one is news of
+    /// yesterday (KIP-320).
+    epochs: BTreeMap<i32, i32>,
+    /// The leader epoch of what was last read of each partition, or committed by whoever read it: it goes with the offset
+    /// that is committed next.
+    read_epochs: BTreeMap<i32, i32>,
     pub topic_id: Uuid,
 }
 
@@ -91,6 +97,8 @@ impl Client {
             coordinators: BTreeMap::new(),
             patience: PATIENCE,
             leaders: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            read_epochs: BTreeMap::new(),
             topic_id: Uuid::ZERO,
         }
     }
@@ -139,10 +147,18 @@ impl Client {
         let mut views = Vec::new();
         for topic in answer.topics {
             Failure::check(topic.error_code)?;
-            self.topic_id = topic.topic_id;
+            if self.topic_id != topic.topic_id {
+                // A first topic may have been committed to before; another one counts its epochs anew.
+                if self.topic_id != Uuid::ZERO {
+                    self.forget_leaders();
+                }
+                self.topic_id = topic.topic_id;
+            }
             for partition in topic.partitions {
                 let leader = Leader { broker: partition.leader_id, epoch: partition.leader_epoch };
-                self.leaders.insert(partition.partition_index, leader);
+                if self.saw_epoch(partition.partition_index, leader.epoch) {
+                    self.leaders.insert(partition.partition_index, leader);
+                }
                 views.push(View {
                     partition: partition.partition_index,
                     leader: leader.broker,
@@ -152,6 +168,32 @@ impl Client {
             }
         }
         Ok(views)
+    }
+
+    /// Somebody tells of a leader epoch; whether it is the newest one. A leader of an older one is none any more: it may
+    /// have slept, and may lack what was read elsewhere.
+    fn saw_epoch(&mut self, partition: i32, epoch: i32) -> bool {
+        let newest = self.epochs.entry(partition).or_insert(epoch);
+        *newest = epoch.max(*newest);
+        let newest = *newest;
+        if self.leaders.get(&partition).is_some_and(|leader| leader.epoch < newest) {
+            self.leaders.remove(&partition);
+        }
+        epoch == newest
+    }
+
+    /// What is before an offset to go on from was written in this leader epoch; negative: not known.
+    pub fn know_read_epoch(&mut self, partition: i32, epoch: i32) {
+        if epoch >= 0 {
+            self.read_epochs.insert(partition, epoch);
+            self.saw_epoch(partition, epoch);
+        }
+    }
+
+    pub fn forget_leaders(&mut self) {
+        self.leaders.clear();
+        self.epochs.clear();
+        self.read_epochs.clear();
     }
 
     pub async fn init_producer(&mut self) -> Result<Producer, Failure> {

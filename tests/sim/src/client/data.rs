@@ -182,6 +182,8 @@ impl Client {
             let Ok(batch) = batch else { break };
             batch.check_crc().map_err(|error| io::Error::other(error.to_string()))?;
             let header = &batch.header;
+            // The checksum does not cover the epoch: a damaged one is no news.
+            self.know_read_epoch(partition, header.leader_epoch.0.min(leader.epoch));
             reading.next_offset = reading.next_offset.max(header.next_offset().0);
             let until = header.next_offset().0;
             while let Some((_, producer)) = aborted.first().filter(|(first, _)| from.committed_only && *first < until) {

@@ -43,6 +43,15 @@ pub struct Beat {
     pub assigned: Option<Vec<i32>>,
 }
 
+/// What a group has committed of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CommittedOffset {
+    /// -1: nothing.
+    pub offset: i64,
+    /// Of what is before it; -1: not known.
+    pub leader_epoch: i32,
+}
+
 /// Of a member that leaves.
 const LEAVES: i32 = -1;
 
@@ -231,7 +240,7 @@ impl Client {
         let partitions = positions.iter().map(|(partition, offset)| OffsetCommitRequestPartition {
             partition_index: *partition,
             committed_offset: *offset,
-            committed_leader_epoch: -1,
+            committed_leader_epoch: self.read_epochs.get(partition).copied().unwrap_or(-1),
             ..Default::default()
         });
         let topic =
@@ -250,14 +259,14 @@ impl Client {
         results.map(|result| result.error_code).try_for_each(Failure::check)
     }
 
-    /// What a group has committed of these partitions, -1 where nothing is. `stable`: not while a transaction may change it.
+    /// What a group has committed of these partitions. `stable`: not while a transaction may change it.
     pub async fn committed(
         &mut self,
         group: &str,
         topic: &str,
         partitions: &[i32],
         stable: bool,
-    ) -> Result<BTreeMap<i32, i64>, Failure> {
+    ) -> Result<BTreeMap<i32, CommittedOffset>, Failure> {
         let topics = OffsetFetchRequestTopics {
             name: Str::from(topic),
             partition_indexes: partitions.to_vec(),
@@ -278,7 +287,8 @@ impl Client {
         results
             .map(|result| {
                 Failure::check(result.error_code)?;
-                Ok((result.partition_index, result.committed_offset))
+                let (offset, leader_epoch) = (result.committed_offset, result.committed_leader_epoch);
+                Ok((result.partition_index, CommittedOffset { offset, leader_epoch }))
             })
             .collect()
     }

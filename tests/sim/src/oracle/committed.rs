@@ -46,6 +46,10 @@ impl Committed {
         // What was acknowledged before it is asked for.
         let floor = held(&self.state).acknowledged.clone();
         let found = client.committed(self.group, self.topic.name, mine, false).await?;
+        for (partition, committed) in &found {
+            client.know_read_epoch(*partition, committed.leader_epoch);
+        }
+        let found = found.into_iter().map(|(partition, committed)| (partition, committed.offset)).collect();
         self.compare(&place.history, &floor, &found);
         Ok(found)
     }

@@ -61,7 +61,7 @@ impl Admin {
     async fn find(client: &mut Client, place: &Place, topic: &str) -> Option<State> {
         let limit = place.world.instant() + Duration::from_secs(30);
         while place.world.instant() < limit {
-            client.leaders.clear();
+            client.forget_leaders();
             match client.refresh(topic).await {
                 Err(Failure::Kafka(ErrorCode::UnknownTopicOrPartition)) => return Some(None),
                 Ok(()) => {

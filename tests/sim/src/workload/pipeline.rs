@@ -46,9 +46,10 @@ impl Pipeline {
     ) -> Result<(), Failure> {
         let all: Vec<i32> = (0..self.input.partitions).collect();
         let (input, output) = (self.input.name, self.output.name);
-        let mut positions =
+        let committed =
             persist(place, writer, output, async |client| client.committed(GROUP, input, &all, true).await).await?;
-        positions.values_mut().for_each(|offset| *offset = (*offset).max(0));
+        let mut positions: BTreeMap<i32, i64> =
+            committed.into_iter().map(|(partition, committed)| (partition, committed.offset.max(0))).collect();
         let mut sequences: BTreeMap<i32, i32> = BTreeMap::new();
         while !place.history.stops() {
             let before = who.producer;
@@ -133,7 +134,7 @@ impl Pipeline {
                 return history.broken(format!("liveness: partition {partition} cannot be read in the end"));
             };
             self.visible.compare(partition, &outputs, history);
-            let until = committed.get(&partition).copied().unwrap_or(-1);
+            let until = committed.get(&partition).map_or(-1, |committed| committed.offset);
             let due: Vec<i64> = inputs.iter().map(|record| record.offset).filter(|offset| *offset < until).collect();
             let done: Vec<i64> = outputs.iter().filter_map(|record| parse(record.value.as_deref())).collect();
             history.count_checked(due.len() as u64);

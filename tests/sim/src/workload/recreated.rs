@@ -44,7 +44,7 @@ impl Recreated {
                 }
             } else {
                 place.pause().await;
-                client.leaders.clear();
+                client.forget_leaders();
                 let _ = client.refresh(name).await;
             }
             place.world.sleep(PACE).await;
