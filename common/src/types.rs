@@ -68,6 +68,17 @@ number! {
     VerificationGuard(u64)
 }
 
+/// What a marker is of, beyond its producer and epoch, which the next transaction of the first protocol has, too: so that a copy
+/// of it that comes late can be told from what is due.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Decision {
+    /// Of the coordinator's record that decided the transaction. Decisions of one coordinator epoch grow by it, and a producer
+    /// has one coordinator.
+    pub offset: Offset,
+    /// The leader epoch of the partition that the marker was sent to: another leadership does not know what this one has taken.
+    pub leader_epoch: LeaderEpoch,
+}
+
 impl Offset {
     pub const ZERO: Self = Self(0);
     /// On the wire and in responses: no offset.

@@ -361,12 +361,13 @@ fn record_text(record: &TransactionRecord) -> String {
 fn effect_text(effect: &TransactionEffect) -> String {
     match effect {
         TransactionEffect::SendMarkers(markers) => format!(
-            "{} {} {}/{} v{} to {}",
+            "{} {} {}/{} v{} decided at {} to {}",
             if markers.is_commit { "commit" } else { "abort" },
             markers.id,
             markers.producer.id,
             markers.producer.epoch,
             markers.version.0,
+            markers.decided,
             partitions_text(&*markers.partitions)
         ),
         TransactionEffect::WantProducerId(id) => format!("{id} wants a producer id"),

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use odradek_broker_core::coordinator::TransactionEnd;
 use odradek_broker_core::group::OFFSETS_TOPIC;
-use odradek_common::{BrokerId, ErrorCode, PartitionIndex, ProducerEpoch, ProducerId, TopicIdPartition};
+use odradek_common::{
+    BrokerId, Decision, ErrorCode, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicIdPartition,
+};
 use odradek_metadata::Image;
 use odradek_node::World;
 use odradek_node::world::BoxFuture;
 use odradek_records::EndTxnMarker;
-use odradek_wire::write_txn_markers_request::WritableTxnMarker;
+use odradek_wire::own;
+use odradek_wire::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use odradek_wire::write_txn_markers_response::{
     WritableTxnMarkerPartitionResult, WritableTxnMarkerResult, WritableTxnMarkerTopicResult,
 };
@@ -55,10 +58,10 @@ impl MarkerWriter {
         for marker in markers {
             let mut topics = Vec::with_capacity(marker.topics.len());
             for topic in &marker.topics {
-                let partitions = topic
-                    .partition_indexes
-                    .iter()
-                    .map(|index| (*index, self.write_to(&image, marker, &topic.name, PartitionIndex(*index))));
+                let decisions = decisions(marker, topic).chain(std::iter::repeat(None));
+                let partitions = topic.partition_indexes.iter().zip(decisions).map(|(index, decision)| {
+                    (*index, self.write_to(&image, marker, decision, &topic.name, PartitionIndex(*index)))
+                });
                 topics.push((topic.name.detached(), partitions.collect::<Vec<_>>()));
             }
             // As with Kafka, a marker for nowhere has no result.
@@ -96,7 +99,14 @@ impl MarkerWriter {
         })
     }
 
-    fn write_to(&self, image: &Image, marker: &WritableTxnMarker, topic: &str, index: PartitionIndex) -> Written {
+    fn write_to(
+        &self,
+        image: &Image,
+        marker: &WritableTxnMarker,
+        decision: Option<Decision>,
+        topic: &str,
+        index: PartitionIndex,
+    ) -> Written {
         let found = image.topic_by_name(topic);
         let registration = found.and_then(|topic| topic.partition(index));
         // A partition that is not here is unknown, as with Kafka: whoever sends markers looks for its leader again.
@@ -109,15 +119,30 @@ impl MarkerWriter {
             epoch: ProducerEpoch(marker.producer_epoch),
             marker: EndTxnMarker { is_commit: marker.transaction_result, coordinator_epoch: marker.coordinator_epoch },
             bumped: marker.transaction_version >= BUMPED_EPOCH,
+            decision,
         };
         if topic == OFFSETS_TOPIC {
             return self.groups.end_transaction(index, end).map(|result| result.err().unwrap_or(ErrorCode::None));
         }
         let batch = end.marker.batch(end.producer, end.epoch, self.world.timestamp());
         let entries = vec![AppendEntry::new(id, batch)];
-        let origin = AppendOrigin::Marker { bumped: end.bumped };
+        let origin = AppendOrigin::Marker { bumped: end.bumped, decision };
         self.replicas
             .append_as(origin, entries, -1, self.patience)
             .map(|results| results.first().map_or(ErrorCode::UnknownServerError, |result| result.error))
     }
+}
+
+/// What a marker for each of a topic's partitions is of, as far as its sender tells: Kafka's do not.
+fn decisions<'a>(
+    marker: &'a WritableTxnMarker,
+    topic: &'a WritableTxnMarkerTopic,
+) -> impl Iterator<Item = Option<Decision>> + 'a {
+    let offset = own::field(&marker.unknown_tagged_fields, own::MARKER_DECISION);
+    let offset = offset.and_then(|field| own::numbers(field).next()).map(Offset);
+    let epochs = own::field(&topic.unknown_tagged_fields, own::MARKER_LEADER_EPOCHS);
+    epochs.into_iter().flat_map(own::numbers).map(move |epoch| {
+        let leader_epoch = LeaderEpoch(i32::try_from(epoch).ok()?);
+        Some(Decision { offset: offset?, leader_epoch })
+    })
 }

@@ -2,7 +2,8 @@
 //!
 //! Markers are queued by leader. A queue has a few requests under way and gathers what comes meanwhile, so that there are
 //! many markers in a request when there is much to do and no delay when there is little. The same path writes to leaders
-//! here, without a network. What fails is sent again, to whoever leads by then, for as long as its coordinator lives.
+//! here, without a network. What fails is sent again, to whoever leads by then, for as long as its coordinator lives. Each marker
+//! says which decision it is of and which leadership it is for, so that a copy which comes late is known ([`own`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -13,7 +14,7 @@ use odradek_common::{BrokerId, ErrorCode, LeaderEpoch, PartitionIndex};
 use odradek_node::World;
 use odradek_wire::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use odradek_wire::write_txn_markers_response::WritableTxnMarkerResult;
-use odradek_wire::{Str, WriteTxnMarkersRequest};
+use odradek_wire::{Str, WriteTxnMarkersRequest, own};
 use tokio::sync::watch;
 
 use super::driver::Driver;
@@ -44,6 +45,8 @@ struct Task {
     epoch: LeaderEpoch,
     markers: Markers,
     partitions: Vec<NamedPartition>,
+    /// Of each of them, as soon as it is known who leads it.
+    leader_epochs: Vec<LeaderEpoch>,
     pause: Duration,
 }
 
@@ -68,7 +71,7 @@ pub struct MarkerSender {
 
 /// Where a partition is.
 enum Place {
-    Led(BrokerId),
+    Led(BrokerId, LeaderEpoch),
     /// Nobody leads it at the moment, or can be reached.
     Nowhere,
     /// Deleted: there is nobody to tell.
@@ -119,7 +122,8 @@ impl MarkerSender {
     /// Takes over the markers of a decision that the coordinator of `epoch` has committed.
     pub fn send(self: &Arc<Self>, coordinator: &Arc<Driver<TransactionShard>>, epoch: LeaderEpoch, markers: Markers) {
         let partitions: Vec<_> = markers.partitions.iter().cloned().collect();
-        let task = Task { coordinator: Arc::downgrade(coordinator), epoch, markers, partitions, pause: PAUSE_MIN };
+        let coordinator = Arc::downgrade(coordinator);
+        let task = Task { coordinator, epoch, markers, partitions, leader_epochs: Vec::new(), pause: PAUSE_MIN };
         if task.partitions.is_empty() {
             return self.marked(task, Vec::new());
         }
@@ -131,15 +135,21 @@ impl MarkerSender {
         let Some(topic) = image.topic_by_name(topic) else { return Place::Gone };
         let Some(registration) = topic.partition(PartitionIndex(*index)) else { return Place::Gone };
         let leader = registration.leader;
-        if leader == self.local || image.is_alive(leader) { Place::Led(leader) } else { Place::Nowhere }
+        let is_reachable = leader == self.local || image.is_alive(leader);
+        if is_reachable { Place::Led(leader, registration.leader_epoch) } else { Place::Nowhere }
     }
 
     /// Sorts a task's partitions by where they are led.
     fn queue(self: &Arc<Self>, task: Task) {
-        let (mut by_leader, mut gone, mut nowhere) = (BTreeMap::<BrokerId, Vec<_>>::new(), Vec::new(), Vec::new());
+        let mut by_leader = BTreeMap::<BrokerId, (Vec<_>, Vec<_>)>::new();
+        let (mut gone, mut nowhere) = (Vec::new(), Vec::new());
         for partition in &task.partitions {
             match self.place(partition) {
-                Place::Led(leader) => by_leader.entry(leader).or_default().push(partition.clone()),
+                Place::Led(leader, epoch) => {
+                    let (partitions, leader_epochs) = by_leader.entry(leader).or_default();
+                    partitions.push(partition.clone());
+                    leader_epochs.push(epoch);
+                }
                 Place::Nowhere => nowhere.push(partition.clone()),
                 Place::Gone => gone.push(partition.clone()),
             }
@@ -151,10 +161,10 @@ impl MarkerSender {
         if !nowhere.is_empty() {
             self.later(Task { partitions: nowhere, ..task.clone() });
         }
-        for (leader, partitions) in by_leader {
+        for (leader, (partitions, leader_epochs)) in by_leader {
             let mut queues = self.lock();
             let queue = queues.entry(leader).or_default();
-            queue.tasks.push(Task { partitions, ..task.clone() });
+            queue.tasks.push(Task { partitions, leader_epochs, ..task.clone() });
             if queue.in_flight >= IN_FLIGHT_MAX {
                 continue;
             }
@@ -268,18 +278,18 @@ impl MarkerSender {
 }
 
 fn wire_marker(task: &Task) -> WritableTxnMarker {
-    let mut topics: Vec<WritableTxnMarkerTopic> = Vec::new();
+    let partitions: Vec<_> = task.partitions.iter().zip(&task.leader_epochs).collect();
     // They are in order of their topics.
-    for (topic, index) in &task.partitions {
-        match topics.last_mut() {
-            Some(last) if last.name == **topic => last.partition_indexes.push(*index),
-            _ => topics.push(WritableTxnMarkerTopic {
-                name: Str::from(&**topic),
-                partition_indexes: vec![*index],
-                ..WritableTxnMarkerTopic::default()
-            }),
-        }
-    }
+    let topics = partitions.chunk_by(|((topic, _), _), ((next, _), _)| topic == next).filter_map(|partitions| {
+        let ((topic, _), _) = partitions.first()?;
+        let epochs = partitions.iter().map(|(_, epoch)| i64::from(epoch.0));
+        Some(WritableTxnMarkerTopic {
+            name: Str::from(&**topic),
+            partition_indexes: partitions.iter().map(|((_, index), _)| *index).collect(),
+            unknown_tagged_fields: vec![own::numbers_field(own::MARKER_LEADER_EPOCHS, epochs)],
+        })
+    });
+    let topics = topics.collect();
     let markers = &task.markers;
     WritableTxnMarker {
         producer_id: markers.producer.id.0,
@@ -288,6 +298,6 @@ fn wire_marker(task: &Task) -> WritableTxnMarker {
         topics,
         coordinator_epoch: task.epoch.0,
         transaction_version: i8::try_from(markers.version.0).unwrap_or(i8::MAX),
-        ..WritableTxnMarker::default()
+        unknown_tagged_fields: vec![own::numbers_field(own::MARKER_DECISION, [markers.decided.0])],
     }
 }

@@ -127,6 +127,9 @@ pub enum AppendError {
     /// The leader's log was replaced, by that of the next leader, while it answered.
     #[error("records of leader epoch {epoch} came from the leader of epoch {following}")]
     FutureLeaderEpoch { epoch: LeaderEpoch, following: LeaderEpoch },
+    /// What another leadership has taken is not known to this one.
+    #[error("the marker was sent to the leader of epoch {asked}; this is the one of epoch {leader_epoch}")]
+    MarkerForAnotherLeader { asked: LeaderEpoch, leader_epoch: LeaderEpoch },
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -143,6 +146,10 @@ impl AppendError {
             Self::Producer(error) => error.code(),
             Self::UnexpectedOffset { .. } => ErrorCode::UnknownServerError,
             Self::StaleLeaderEpoch { .. } | Self::FutureLeaderEpoch { .. } => ErrorCode::NotLeaderOrFollower,
+            Self::MarkerForAnotherLeader { asked, leader_epoch } if asked < leader_epoch => {
+                ErrorCode::FencedLeaderEpoch
+            }
+            Self::MarkerForAnotherLeader { .. } => ErrorCode::UnknownLeaderEpoch,
             Self::Log(error) => error.code(),
         }
     }

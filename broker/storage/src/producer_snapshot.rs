@@ -128,6 +128,7 @@ mod tests {
             last_timestamp: 4,
             txn_first_offset: Some(101),
             batches: (0..5).map(batch).collect(),
+            marker_taken: None,
         };
         let marker_only = ProducerEntry { epoch: 1, coordinator_epoch: 2, last_timestamp: 77, ..Default::default() };
         let producers = BTreeMap::from([(1000, full), (2000, marker_only)]);

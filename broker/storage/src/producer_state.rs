@@ -2,7 +2,8 @@
 //! recognise duplicates and gaps, and open transactions, which hold the last stable offset back.
 //!
 //! All of it is derived from the batches in the log: leaders check a batch before they append it, followers and recovery
-//! replay. Kafka's `ProducerStateManager`, `ProducerAppendInfo` and `ProducerStateEntry`.
+//! replay. In memory alone, since nothing in the log tells it, is what a leader knows of the last marker of each producer
+//! ([`MarkerTaken`]): it serves one leadership, and a marker says which it was sent to. Kafka's `ProducerStateManager`, `ProducerAppendInfo` and `ProducerStateEntry`.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use odradek_common::seeded_bugs::{Bug, active};
-use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId, VerificationGuard, time::Timestamp};
+use odradek_common::{Decision, ErrorCode, Offset, ProducerEpoch, ProducerId, VerificationGuard, time::Timestamp};
 use odradek_records::header::sequence_minus;
 use odradek_records::{BatchHeader, EndTxnMarker};
 
@@ -82,12 +83,32 @@ pub(crate) struct ProducerEntry {
     pub txn_first_offset: Option<i64>,
     /// Oldest first, at most [`BATCHES_KEPT`], all of `epoch`.
     pub batches: VecDeque<BatchMetadata>,
+    /// By this leader.
+    pub marker_taken: Option<MarkerTaken>,
 }
 
 impl Default for ProducerEntry {
     fn default() -> Self {
-        Self { epoch: -1, coordinator_epoch: -1, last_timestamp: -1, txn_first_offset: None, batches: VecDeque::new() }
+        Self {
+            epoch: -1,
+            coordinator_epoch: -1,
+            last_timestamp: -1,
+            txn_first_offset: None,
+            batches: VecDeque::new(),
+            marker_taken: None,
+        }
     }
+}
+
+/// The newest marker of a producer that a leader has appended. One that is not newer is another copy of it, or of one before: in
+/// the first protocol it has the epoch of the next transaction, and must not end that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MarkerTaken {
+    pub coordinator_epoch: i32,
+    /// [`Decision::offset`].
+    pub decided: Offset,
+    /// Where the marker is.
+    pub at: Offset,
 }
 
 impl ProducerEntry {
@@ -278,7 +299,7 @@ impl ProducerStates {
             return if is_data { self.check_verified(header, origin) } else { Ok(()) };
         };
         // A marker in the epoch that is known already was written before, or is late: the next transaction is open.
-        let is_late = origin == AppendOrigin::Marker { bumped: true }
+        let is_late = matches!(origin, AppendOrigin::Marker { bumped: true, .. })
             && epoch.0 == entry.epoch
             && entry.txn_first_offset.is_some()
             && epoch.0 != i16::MAX
@@ -352,6 +373,28 @@ impl ProducerStates {
         let first_offset = entry.txn_first_offset.take()?;
         let last_offset = header.base_offset.0;
         Some(CompletedTxn { producer, first_offset, last_offset, aborted: !marker.is_commit })
+    }
+
+    /// Where this marker is, or the newer one that came meanwhile, if this leader has taken it before.
+    pub fn find_marker(&self, producer: ProducerId, marker: EndTxnMarker, decision: Decision) -> Option<Offset> {
+        let taken = self.producers.get(&producer.0)?.marker_taken?;
+        let is_newer = (marker.coordinator_epoch, decision.offset) > (taken.coordinator_epoch, taken.decided);
+        (!is_newer).then_some(taken.at)
+    }
+
+    /// A leader has appended a marker at `at`.
+    pub fn remember_marker(&mut self, producer: ProducerId, marker: EndTxnMarker, decision: Decision, at: Offset) {
+        if let Some(entry) = self.producers.get_mut(&producer.0) {
+            let (coordinator_epoch, decided) = (marker.coordinator_epoch, decision.offset);
+            entry.marker_taken = Some(MarkerTaken { coordinator_epoch, decided, at });
+        }
+    }
+
+    /// The log is another copy of the one whose state that is, and goes on in its place.
+    pub(crate) fn take_over_markers(&mut self, former: &Self) {
+        for (producer, entry) in &mut self.producers {
+            entry.marker_taken = former.producers.get(producer).and_then(|former| former.marker_taken);
+        }
     }
 
     /// Closes a transaction. Returns the entry for the transaction index when it was aborted.

@@ -15,6 +15,12 @@ pub const OLDEST_UNREAD_OFFSETS_MAX: usize = 1_000;
 /// In DescribeGroups: the answer has in each group a field of the same number with the group's history, as
 /// `odradek.admin.v1.GroupHistory`. It is also there where the group is none of the classic protocol.
 pub const HISTORY: u32 = 10_002;
+/// In a marker of WriteTxnMarkers, from the coordinator of its transaction: the offset of the decision in the coordinator's log,
+/// one number. Only with [`MARKER_LEADER_EPOCHS`].
+pub const MARKER_DECISION: u32 = 10_003;
+/// In a topic of a marker of WriteTxnMarkers: for each partition the leader epoch that the marker is for. A leader of another one
+/// refuses it with FENCED_LEADER_EPOCH or UNKNOWN_LEADER_EPOCH.
+pub const MARKER_LEADER_EPOCHS: u32 = 10_004;
 
 /// The record has no timestamp.
 pub const NO_TIMESTAMP: i64 = -1;

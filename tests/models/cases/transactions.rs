@@ -13,9 +13,10 @@
 //! 4. Who was told that a transaction is committed was told the truth.
 //! 5. No two producers have one id and epoch: who begins gets an epoch that nobody had.
 //!
-//! With the first protocol a message of one transaction cannot be told from one of the next, as the epoch is the same. What
-//! that means is shown in `orders` by `a_late_marker_of_the_first_protocol_ends_the_next_transaction`; the scopes of the first protocol
-//! leave such messages out.
+//! With the first protocol a request of one transaction cannot be told from one of the next, as the epoch is the same: its scopes
+//! leave out requests to the coordinator that come late. A marker can be told, as its coordinator says which decision it is of and
+//! which leadership it is for; what becomes of one that does not say so (Kafka's, or an operator's) is shown in `orders` by
+//! `a_late_marker_that_does_not_tell_its_decision_ends_the_next_transaction`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
@@ -31,7 +32,7 @@ use odradek_broker_core::transaction::{
 use odradek_broker_storage::{AbortedTxn, AppendOrigin, ProducerStateConfig, ProducerStates, Unverified};
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::{Instant, Now, Timestamp};
-use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerId, VerificationGuard};
+use odradek_common::{Decision, ErrorCode, LeaderEpoch, Offset, ProducerId, VerificationGuard};
 use odradek_models::Model;
 use odradek_records::{Attributes, BatchHeader, Compression, EndTxnMarker};
 
@@ -61,6 +62,8 @@ struct Scope {
     late_requests: u8,
     /// Markers that come once more, at any time.
     late_markers: u8,
+    /// Whether markers say what they are of.
+    tells_decision: bool,
     coordinators_lost: u8,
     leaders_lost: u8,
     /// Batches that their producer waits for no more.
@@ -106,6 +109,7 @@ enum Entry {
 /// A partition at its leader. What is appended is committed at once.
 #[derive(Clone, Debug)]
 struct Partition {
+    leader_epoch: LeaderEpoch,
     producers: ProducerStates,
     log: Vec<Entry>,
     aborted: Vec<AbortedTxn>,
@@ -168,6 +172,9 @@ struct Marker {
     is_commit: bool,
     version: TransactionVersion,
     coordinator_epoch: i32,
+    decided: Offset,
+    /// Which leader it was sent to; `None`: it has not been.
+    leader_epoch: Option<LeaderEpoch>,
     /// It is another copy: nobody waits for its answer.
     is_late: bool,
 }
@@ -255,7 +262,7 @@ fn coordinator() -> Runtime<TransactionShard> {
 
 impl Partition {
     fn new() -> Self {
-        Self { producers: Self::nothing_known(), log: Vec::new(), aborted: Vec::new() }
+        Self { leader_epoch: LeaderEpoch(0), producers: Self::nothing_known(), log: Vec::new(), aborted: Vec::new() }
     }
 
     fn nothing_known() -> ProducerStates {
@@ -283,8 +290,12 @@ impl Partition {
         }
     }
 
-    /// As `Log::append_as_leader`: a duplicate is answered as what it repeats.
+    /// As `Log::append_as_leader`: a duplicate is answered as what it repeats, and so is a marker.
     fn append(&mut self, entry: Entry, origin: AppendOrigin) -> Result<(), ErrorCode> {
+        let decision = origin.decision();
+        if decision.is_some_and(|decision| decision.leader_epoch != self.leader_epoch) {
+            return Err(ErrorCode::FencedLeaderEpoch);
+        }
         let header = Self::header(self.log.len(), entry);
         if origin.is_client() && self.producers.find_duplicate(&header).is_some() {
             return Ok(());
@@ -294,8 +305,17 @@ impl Partition {
             Entry::Data { .. } => None,
         };
         self.producers.check(&header, marker, origin).map_err(|error| error.code())?;
+        let decided = decision.zip(marker.copied());
+        if decided.is_some_and(|(decision, marker)| {
+            self.producers.find_marker(header.producer_id, marker, decision).is_some()
+        }) {
+            return Ok(());
+        }
         self.log.push(entry);
         self.take_in(header, entry);
+        if let Some((decision, marker)) = decided {
+            self.producers.remember_marker(header.producer_id, marker, decision, header.base_offset);
+        }
         Ok(())
     }
 
@@ -312,6 +332,7 @@ impl Partition {
 
     /// Another replica leads, which knows what is in the log.
     fn change_leader(&mut self) {
+        self.leader_epoch.0 += 1;
         self.producers = Self::nothing_known();
         self.aborted.clear();
         for (offset, entry) in self.log.clone().into_iter().enumerate() {
@@ -423,6 +444,8 @@ impl World {
                         is_commit: markers.is_commit,
                         version: markers.version,
                         coordinator_epoch: self.coordinator_epoch,
+                        decided: markers.decided,
+                        leader_epoch: None,
                         is_late: false,
                     }));
                 }
@@ -648,9 +671,12 @@ impl World {
 
     fn mark(&mut self, at: usize, is_heard: bool) {
         let marker = self.markers[at];
-        let Marker { partition, producer, is_commit, version, coordinator_epoch, is_late } = marker;
+        let Marker { partition, producer, is_commit, version, coordinator_epoch, is_late, .. } = marker;
         let end = EndTxnMarker { is_commit, coordinator_epoch };
-        let origin = AppendOrigin::Marker { bumped: version.bumps_epoch() };
+        let leader_epoch = marker.leader_epoch.unwrap_or(self.partitions[partition].leader_epoch);
+        let decision = Decision { offset: marker.decided, leader_epoch };
+        let decision = self.scope.tells_decision.then_some(decision);
+        let origin = AppendOrigin::Marker { bumped: version.bumps_epoch(), decision };
         let result = self.partitions[partition].append(Entry::Marker { producer, marker: end }, origin);
         let is_current = coordinator_epoch == self.coordinator_epoch;
         if is_late || !is_current {
@@ -836,7 +862,10 @@ impl Model for World {
             Step::Mark { marker, is_heard, comes_again } => {
                 if comes_again {
                     self.used.late_markers += 1;
-                    self.markers.push(Marker { is_late: true, ..self.markers[marker] });
+                    let marker = self.markers[marker];
+                    // To whoever leads now. One to a former leader is refused all the more.
+                    let leader_epoch = Some(self.partitions[marker.partition].leader_epoch);
+                    self.markers.push(Marker { is_late: true, leader_epoch, ..marker });
                 }
                 self.used.unheard += u8::from(!is_heard);
                 self.mark(marker, is_heard);

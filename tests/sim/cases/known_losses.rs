@@ -72,6 +72,12 @@ fn kip_890_a_late_marker_ends_no_other_transaction() {
     play("late-markers");
 }
 
+/// Kafka, with the first protocol: a marker that came late ended the next transaction of its epoch.
+#[test]
+fn a_late_marker_ends_no_other_transaction_of_its_epoch() {
+    play("late-markers-of-one-epoch");
+}
+
 /// Jepsen's analysis of Bufstream 0.1.0, and of Kafka there: an end that was long under way ended a later transaction.
 #[test]
 fn bufstream_0_1_a_delayed_end_ends_no_later_transaction() {

@@ -11,12 +11,17 @@ pub struct MemoryLog {
     pub batches: Vec<Bytes>,
     pub end: i64,
     pub refuse: Option<ErrorCode>,
+    /// The next batch was appended before, at this offset.
+    pub repeated: Option<Offset>,
 }
 
 impl CoordinatorLog for MemoryLog {
     fn append(&mut self, append: Append) -> Result<Offset, ErrorCode> {
         if let Some(error) = self.refuse {
             return Err(error);
+        }
+        if let Some(before) = self.repeated.take() {
+            return Ok(before);
         }
         let first = Offset(self.end);
         let mut batch = append.batch.to_vec();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use odradek_common::rng::Rng;
 use odradek_common::time::{Instant, Now};
-use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId};
+use odradek_common::{Decision, ErrorCode, Offset, ProducerEpoch, ProducerId};
 use odradek_records::{Batches, Compression, EndTxnMarker, RecordBatchBuilder};
 
 use super::shard::{Append, AppendKind, CoordinatorLog, InTransaction, Origin, Shard, Ticket, Turn, response_error};
@@ -34,6 +34,8 @@ pub struct TransactionEnd {
     pub marker: EndTxnMarker,
     /// The epoch is above that of the transaction's records (KIP-890).
     pub bumped: bool,
+    /// What it is of, if its sender tells.
+    pub decision: Option<Decision>,
 }
 
 /// The log holds what no coordinator has written.
@@ -274,7 +276,7 @@ impl<S: Shard> Runtime<S> {
         done
     }
 
-    /// Appends the end of a transaction and takes it in.
+    /// Appends the end of a transaction and takes it in, unless that was done before.
     pub fn end_transaction(
         &mut self,
         ticket: Ticket,
@@ -283,9 +285,17 @@ impl<S: Shard> Runtime<S> {
         now: Now,
         log: &mut dyn CoordinatorLog,
     ) -> Vec<Completion<S>> {
-        let TransactionEnd { producer, epoch, marker, bumped } = end;
+        let TransactionEnd { producer, epoch, marker, bumped, decision } = end;
         let batch = marker.batch(producer, epoch, now.wall);
-        match log.append(Append { batch, records: 1, kind: AppendKind::Marker { bumped } }) {
+        match log.append(Append { batch, records: 1, kind: AppendKind::Marker { bumped, decision } }) {
+            Ok(offset) if offset < self.written => {
+                if self.written <= self.committed {
+                    return vec![(ticket, Ok(response))];
+                }
+                self.open.insert(ticket);
+                self.park(now, vec![(ticket, Ok(response))], None);
+                Vec::new()
+            }
             Ok(offset) => {
                 self.shard.replay_marker(offset, producer, marker.is_commit);
                 self.written = offset.plus(1);

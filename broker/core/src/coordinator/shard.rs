@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use odradek_common::rng::Rng;
 use odradek_common::time::{Now, Timestamp};
-use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId, VerificationGuard};
+use odradek_common::{Decision, ErrorCode, Offset, ProducerEpoch, ProducerId, VerificationGuard};
 use odradek_wire::EncodeError;
 
 /// Names a request until it is answered; chosen by whoever asks, once each.
@@ -85,9 +85,11 @@ pub enum AppendKind {
     Records,
     /// Of a transaction that was verified under this guard (KIP-890).
     Verified(VerificationGuard),
-    /// The end of a transaction; `bumped`: in an epoch above that of its records.
+    /// The end of a transaction; `bumped`: in an epoch above that of its records. With a `decision`, one that was appended before
+    /// is not again: its offset is answered.
     Marker {
         bumped: bool,
+        decision: Option<Decision>,
     },
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::{Instant, Now, Timestamp};
-use odradek_common::{ErrorCode, Offset, ProducerEpoch, ProducerId};
+use odradek_common::{Decision, ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use odradek_records::{Compression, EndTxnMarker};
 use odradek_wire::EncodeError;
 
@@ -222,6 +222,7 @@ fn many_records_may_be_divided_and_a_new_leader_loads_the_same() {
         epoch: ProducerEpoch(0),
         marker: marker(is_commit),
         bumped: false,
+        decision: None,
     };
     let at = Ticket(bench.next);
     bench.runtime.end_transaction(at, end(true), 0, bench.now, &mut bench.log);
@@ -240,6 +241,33 @@ fn many_records_may_be_divided_and_a_new_leader_loads_the_same() {
     // What the former leader could not commit is known, and waited for.
     assert_eq!(other.ask(Ask::Read), []);
     assert_eq!(other.commit(end.0), [(0, Ok(11_100))]);
+}
+
+#[test]
+fn a_marker_that_was_appended_before_is_not_taken_in_again_and_is_answered_when_it_is_committed() {
+    let mut bench = Bench::new();
+    let end = TransactionEnd {
+        producer: ProducerId(7),
+        epoch: ProducerEpoch(0),
+        marker: EndTxnMarker { is_commit: true, coordinator_epoch: 0 },
+        bumped: false,
+        decision: Some(Decision { offset: Offset(3), leader_epoch: LeaderEpoch(0) }),
+    };
+    let mark = |bench: &mut Bench, ticket: u64| {
+        plain(bench.runtime.end_transaction(Ticket(ticket), end, 7, bench.now, &mut bench.log))
+    };
+    bench.ask(Ask::AddInTransaction(1_000));
+    assert_eq!(mark(&mut bench, 10), []);
+    bench.ask(Ask::AddInTransaction(1_000));
+    bench.log.repeated = Some(Offset(1));
+    assert_eq!(mark(&mut bench, 11), [], "the first copy is not committed");
+    assert_eq!((bench.runtime.shard().total, bench.runtime.shard().pending), (1_000, 1_000));
+    assert_eq!(bench.runtime.written(), Offset(3));
+    assert_eq!(bench.commit(3), [(0, Ok(0)), (10, Ok(7)), (1, Ok(1_000)), (11, Ok(7))]);
+    bench.log.repeated = Some(Offset(1));
+    assert_eq!(mark(&mut bench, 12), [(12, Ok(7))]);
+    assert_eq!((bench.runtime.shard().total, bench.runtime.shard().pending), (1_000, 1_000));
+    assert_eq!(bench.runtime.open_requests(), 0);
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl Bench {
         let end = runtime.written();
         let mut bench = Self {
             runtime,
-            log: MemoryLog { batches, end: end.0, refuse: None },
+            log: MemoryLog { batches, end: end.0, ..MemoryLog::default() },
             rng: SplitMix64::new(7),
             now,
             next: 0,
@@ -283,7 +283,7 @@ impl Bench {
     fn end_transaction(&mut self, producer: ProducerId, is_commit: bool) {
         let marker = EndTxnMarker { is_commit, coordinator_epoch: 1 };
         let ticket = Ticket(u64::MAX);
-        let end = TransactionEnd { producer, epoch: ProducerEpoch(0), marker, bumped: false };
+        let end = TransactionEnd { producer, epoch: ProducerEpoch(0), marker, bumped: false, decision: None };
         let done = self.runtime.end_transaction(ticket, end, GroupResponse::Done, self.now, &mut self.log);
         self.take(done);
         self.answers.remove(&u64::MAX);

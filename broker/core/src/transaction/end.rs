@@ -68,7 +68,7 @@ impl TransactionShard {
         while let Some(first) = self.decided.first_entry()
             && *first.key() < self.committed
         {
-            let id = first.remove();
+            let (decided, id) = first.remove_entry();
             let (Some(transaction), Some(unmarked)) = (self.transactions.get(&*id), self.unmarked.get(&id)) else {
                 continue;
             };
@@ -76,6 +76,7 @@ impl TransactionShard {
                 producer: Producer { id: transaction.producer, epoch: transaction.epoch },
                 is_commit: transaction.state == State::PrepareCommit,
                 version: transaction.version,
+                decided,
                 partitions: Arc::new(unmarked.partitions.clone()),
                 id,
             }));

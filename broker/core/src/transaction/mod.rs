@@ -167,6 +167,8 @@ pub struct Markers {
     pub producer: Producer,
     pub is_commit: bool,
     pub version: TransactionVersion,
+    /// Where the decision is in the log.
+    pub decided: Offset,
     pub partitions: Arc<BTreeSet<NamedPartition>>,
 }
 

@@ -36,7 +36,7 @@ impl Partition {
         let origin = match kind {
             AppendKind::Records => AppendOrigin::Coordinator,
             AppendKind::Verified(guard) => AppendOrigin::VerifiedCoordinator(guard),
-            AppendKind::Marker { bumped } => AppendOrigin::Marker { bumped },
+            AppendKind::Marker { bumped, decision } => AppendOrigin::Marker { bumped, decision },
         };
         let appended = log.append_as_leader(records, leader.leader_epoch(), origin, context.now.wall);
         let info = match appended {

@@ -79,7 +79,7 @@ async fn markers_are_passed_over_and_an_open_transaction_counts() {
     let transactional = || RecordBatchBuilder::new().producer(PRODUCER, ProducerEpoch(0), -1).transactional(true);
     append(&cluster, at, transactional(), &[20_000]).await;
     for is_commit in [true, false] {
-        write(&cluster, at, AppendOrigin::Marker { bumped: false }, marker(is_commit)).await;
+        write(&cluster, at, AppendOrigin::Marker { bumped: false, decision: None }, marker(is_commit)).await;
     }
     check(&cluster, at, &[(0, OldestUnread::At(Timestamp(20_000))), (1, OldestUnread::AllRead)]);
     append(&cluster, at, transactional(), &[80_000]).await;

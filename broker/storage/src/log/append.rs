@@ -7,7 +7,7 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 use odradek_common::seeded_bugs::{Bug, active};
-use odradek_common::{LeaderEpoch, Offset, VerificationGuard, time::Timestamp};
+use odradek_common::{Decision, LeaderEpoch, Offset, VerificationGuard, time::Timestamp};
 use odradek_records::{Batch, BatchError, BatchHeader, EndTxnMarker, HEADER_BYTES, TimestampType, slices};
 
 use crate::error::{AppendError, SYNCING, StorageError};
@@ -27,8 +27,9 @@ pub enum AppendOrigin {
     /// As `Coordinator`, in a transaction that was verified under this guard.
     VerifiedCoordinator(VerificationGuard),
     /// The end of a transaction. `bumped`: in an epoch above that of its records, so that one that comes late cannot end
-    /// the next transaction (KIP-890, KIP-1228).
-    Marker { bumped: bool },
+    /// the next transaction (KIP-890, KIP-1228). `decision`: so that one that comes again is known, with any protocol; only
+    /// coordinators of our own tell it.
+    Marker { bumped: bool, decision: Option<Decision> },
 }
 
 impl AppendOrigin {
@@ -41,6 +42,14 @@ impl AppendOrigin {
         match self {
             Self::Verified(guard) | Self::VerifiedCoordinator(guard) => Some(guard),
             Self::Client | Self::Coordinator | Self::Marker { .. } => None,
+        }
+    }
+
+    /// What the marker is of, if that is told.
+    pub fn decision(self) -> Option<Decision> {
+        match self {
+            Self::Marker { decision, .. } => decision,
+            _ => None,
         }
     }
 }
@@ -80,6 +89,12 @@ impl Log {
     ) -> Result<AppendInfo, AppendError> {
         self.check_online()?;
         self.check_epoch(leader_epoch, self.log_end)?;
+        let decision = origin.decision();
+        if let Some(asked) = decision.map(|decision| decision.leader_epoch)
+            && asked != leader_epoch
+        {
+            return Err(AppendError::MarkerForAnotherLeader { asked, leader_epoch });
+        }
         let header = validate::parse(records)?;
         let records = only_batch(&header, records)?;
         validate::check_size(&header, origin, &self.config)?;
@@ -95,6 +110,12 @@ impl Log {
         }
         // Last, as in Kafka: what is wrong with the records themselves counts more than what came before them.
         let marker = self.check_producer(&header, records, origin)?;
+        let decided = decision.zip(marker.map(|(marker, _)| marker));
+        if let Some((decision, marker)) = decided
+            && let Some(at) = self.producers.find_marker(header.producer_id, marker, decision)
+        {
+            return Ok(self.appended_before(&header, (at, at), Timestamp::NONE));
+        }
         let header = stamped.header;
         let rolled = self.maybe_roll(&header, now)?;
         self.save_epoch(leader_epoch, header.base_offset)?;
@@ -106,6 +127,9 @@ impl Log {
             }
         }
         self.apply(&header, marker).or_else(|error| self.take_back(header.base_offset, error, now))?;
+        if let Some((decision, marker)) = decided {
+            self.producers.remember_marker(header.producer_id, marker, decision, header.base_offset);
+        }
         let log_append_time =
             if self.config.timestamp_type == TimestampType::LogAppendTime { now } else { Timestamp::NONE };
         Ok(AppendInfo {
@@ -263,10 +287,19 @@ impl Log {
             return None;
         }
         let duplicate = self.producers.find_duplicate(header)?;
-        let timestamp = Timestamp(duplicate.timestamp);
-        Some(AppendInfo {
-            first_offset: Offset(duplicate.first_offset()),
-            last_offset: Offset(duplicate.last_offset),
+        let offsets = (Offset(duplicate.first_offset()), Offset(duplicate.last_offset));
+        Some(self.appended_before(header, offsets, Timestamp(duplicate.timestamp)))
+    }
+
+    fn appended_before(
+        &self,
+        header: &BatchHeader,
+        (first, last): (Offset, Offset),
+        timestamp: Timestamp,
+    ) -> AppendInfo {
+        AppendInfo {
+            first_offset: first,
+            last_offset: last,
             // As in Kafka, whatever the topic's type of timestamp.
             log_append_time: timestamp,
             max_timestamp: timestamp,
@@ -277,7 +310,7 @@ impl Log {
             duplicate: true,
             rolled: false,
             flush_due: false,
-        })
+        }
     }
 
     /// The marker that the batch is, if it is one.

@@ -82,6 +82,7 @@ impl Log {
         current: Log,
         unique: Uuid,
     ) -> Result<Result<DeferredDelete, LogError>, (Box<Log>, StorageError)> {
+        self.producers.take_over_markers(&current.producers);
         let place = self.place.clone();
         let (from, root) = (place.dir.clone(), place.log_dir.path.clone());
         let to = root.join(self.partition.to_string());

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use odradek_broker_storage::{
-    Log, LogConfig, LogDirs, LogDirsConfig, LogLocation, ProducerStateConfig, future_dir_name,
+    AppendOrigin, Log, LogConfig, LogDirs, LogDirsConfig, LogLocation, ProducerStateConfig, future_dir_name,
 };
 use odradek_common::fs::Fs;
 use odradek_common::mem_fs::{Crash, MemFs};
 use odradek_common::meta_properties::format_all;
 use odradek_common::rng::SplitMix64;
-use odradek_common::{BrokerId, Offset, TopicPartition, Uuid};
+use odradek_common::{BrokerId, Decision, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicPartition, Uuid};
+use odradek_records::EndTxnMarker;
 
 use crate::support::{EVER, NOW, TOPIC_ID, append, batch, offsets, read_all};
 
@@ -81,6 +82,26 @@ fn a_copy_takes_the_logs_place() {
     let report = open(&fs).load_all(|_, _| config(), ProducerStateConfig::default(), NOW);
     assert_eq!(report.logs.len(), 1);
     assert_eq!(offsets(&read_all(&report.logs[0], Offset(3))).last(), Some(&RECORDS));
+}
+
+/// In one leadership, a marker is known by the log that took it and by the one that takes that log's place.
+#[test]
+fn a_copy_knows_the_markers_that_the_log_has_taken() {
+    let fs = MemFs::new();
+    let (dirs, mut log, mut copy) = copied(&fs);
+    let decision = Some(Decision { offset: Offset(10), leader_epoch: LeaderEpoch(0) });
+    let marker = EndTxnMarker { is_commit: true, coordinator_epoch: 0 };
+    let batch = marker.batch(ProducerId(1), ProducerEpoch(0), NOW);
+    let mark = |log: &mut Log| {
+        let origin = AppendOrigin::Marker { bumped: false, decision };
+        let appended = log.append_as_leader(&batch, LeaderEpoch(0), origin, NOW).expect("taken");
+        (appended.first_offset, appended.duplicate)
+    };
+    assert_eq!(mark(&mut log), (Offset(RECORDS), false));
+    let slice = log.read(copy.log_end(), 300, log.log_end(), true).expect("read");
+    copy.append_as_follower(&log.load(&slice).expect("loaded"), EVER, NOW).expect("copied");
+    swap(&dirs, log, &mut copy).expect("swapped");
+    assert_eq!(mark(&mut copy), (Offset(RECORDS), true));
 }
 
 #[test]

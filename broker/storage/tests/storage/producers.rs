@@ -11,7 +11,7 @@ use odradek_common::fs::Fs;
 use odradek_common::mem_fs::{Crash, MemFs, Operation};
 use odradek_common::rng::SplitMix64;
 use odradek_common::time::Timestamp;
-use odradek_common::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, VerificationGuard};
+use odradek_common::{Decision, ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, VerificationGuard};
 use odradek_records::{EndTxnMarker, RecordBatchBuilder};
 
 use crate::support::{EVER, Home, NOW, TOPIC_ID, append, batch, fill, idempotent};
@@ -323,6 +323,69 @@ fn a_marker_that_a_full_disk_has_refused_does_not_come_back() {
     }
 }
 
+/// The marker of a decision for the leader of `leader_epoch`, at the leader of epoch 0: where it is, and whether it was there.
+fn decide(
+    log: &mut Log,
+    is_commit: bool,
+    (coordinator_epoch, decided): (i32, i64),
+    leader_epoch: i32,
+) -> Result<(i64, bool), ErrorCode> {
+    let marker = EndTxnMarker { is_commit, coordinator_epoch };
+    let batch = marker.batch(ProducerId(1), ProducerEpoch(0), NOW);
+    let decision = Some(Decision { offset: Offset(decided), leader_epoch: LeaderEpoch(leader_epoch) });
+    let origin = AppendOrigin::Marker { bumped: false, decision };
+    let appended = log.append_as_leader(&batch, LeaderEpoch(0), origin, NOW).map_err(|error| error.code())?;
+    Ok((appended.first_offset.0, appended.duplicate))
+}
+
+#[test]
+fn a_marker_that_comes_again_is_known_by_its_decision() {
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    append(&mut log, &transactional(1, 0)).expect("0");
+    assert_eq!(decide(&mut log, true, (5, 10), 0), Ok((1, false)));
+    assert_eq!(decide(&mut log, true, (5, 10), 0), Ok((1, true)));
+    // The next transaction of the same epoch is open; what comes now is of the one before, or of an earlier one.
+    append(&mut log, &transactional(1, 1)).expect("2");
+    assert_eq!(decide(&mut log, true, (5, 10), 0), Ok((1, true)));
+    assert_eq!(decide(&mut log, false, (5, 4), 0), Ok((1, true)));
+    assert_eq!(decide(&mut log, true, (4, 20), 0), Err(ErrorCode::TransactionCoordinatorFenced));
+    assert!(log.has_ongoing_transaction(ProducerId(1)));
+    assert_eq!(log.log_end(), Offset(3));
+    // Its own.
+    assert_eq!(decide(&mut log, false, (5, 11), 0), Ok((3, false)));
+    assert!(!log.has_ongoing_transaction(ProducerId(1)));
+    // The next coordinator tells everybody of its epoch, and then counts its own decisions, whatever offsets were lost.
+    assert_eq!(decide(&mut log, false, (6, 11), 0), Ok((4, false)));
+    append(&mut log, &transactional(1, 2)).expect("5");
+    assert_eq!(decide(&mut log, true, (7, 2), 0), Ok((6, false)));
+    // Who does not tell its decision ends what is open, as with Kafka.
+    append(&mut log, &transactional(1, 3)).expect("7");
+    assert_eq!(end(&mut log, 1, false, 7).expect("taken"), Offset(8));
+    assert!(!log.has_ongoing_transaction(ProducerId(1)));
+}
+
+#[test]
+fn a_marker_for_another_leadership_is_refused() {
+    let home = Home::real();
+    let mut log = home.open(&LogConfig::default(), Recovery::NEW);
+    append(&mut log, &transactional(1, 0)).expect("0");
+    assert_eq!(decide(&mut log, true, (5, 10), 1), Err(ErrorCode::UnknownLeaderEpoch));
+    // What the log is read from does not tell the decision: only who was sent the marker knows.
+    assert_eq!(decide(&mut log, true, (5, 10), 0), Ok((1, false)));
+    append(&mut log, &transactional(1, 1)).expect("2");
+    log.flush(NOW).expect("flushed");
+    drop(log);
+    let mut log = home.reopen_after_crash(&LogConfig::default());
+    let marker = EndTxnMarker { is_commit: true, coordinator_epoch: 5 };
+    let decision = Some(Decision { offset: Offset(10), leader_epoch: LeaderEpoch(0) });
+    let origin = AppendOrigin::Marker { bumped: false, decision };
+    let batch = marker.batch(ProducerId(1), ProducerEpoch(0), NOW);
+    let late = log.append_as_leader(&batch, LeaderEpoch(1), origin, NOW);
+    assert_eq!(late.map_err(|error| error.code()), Err(ErrorCode::FencedLeaderEpoch));
+    assert!(log.has_ongoing_transaction(ProducerId(1)));
+}
+
 /// A log that takes a transaction's first batch only under a guard.
 fn verifying(home: &Home) -> Log {
     let producers = ProducerStateConfig { verify_transactions: true, ..ProducerStateConfig::default() };
@@ -343,7 +406,7 @@ fn in_transaction(log: &mut Log, epoch: i16, sequence: i32, origin: AppendOrigin
 fn mark(log: &mut Log, epoch: i16, bumped: bool) -> ErrorCode {
     let marker = EndTxnMarker { is_commit: true, coordinator_epoch: 5 };
     let batch = marker.batch(ProducerId(9), ProducerEpoch(epoch), NOW);
-    code(log.append_as_leader(&batch, LeaderEpoch(0), AppendOrigin::Marker { bumped }, NOW))
+    code(log.append_as_leader(&batch, LeaderEpoch(0), AppendOrigin::Marker { bumped, decision: None }, NOW))
 }
 
 #[test]

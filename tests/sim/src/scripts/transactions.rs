@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use odradek_common::ErrorCode;
 use odradek_node::World;
+use odradek_wire::describe_producers_request::TopicRequest;
 use odradek_wire::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
-use odradek_wire::{Str, WriteTxnMarkersRequest};
+use odradek_wire::{DescribeProducersRequest, Str, WriteTxnMarkersRequest, own};
 
 use super::plain::{create_assigned, send};
 use super::{Script, Watcher, ask};
@@ -38,6 +39,14 @@ pub(super) const SCRIPTS: &[Script] = &[
         brokers: 3,
         settings: SETTINGS,
         play: late_markers,
+    },
+    Script {
+        name: "late-markers-of-one-epoch",
+        about: "a marker of the first protocol comes again when the next transaction, in the same epoch, is open",
+        controllers: 1,
+        brokers: 3,
+        settings: SETTINGS,
+        play: late_markers_of_one_epoch,
     },
     Script {
         name: "delayed-ends",
@@ -146,10 +155,10 @@ impl Transactions {
         self.client.end_transaction(&who, is_commit).await.map(drop)
     }
 
-    /// The marker of a transaction, once more.
+    /// The marker of a transaction, once more, as one of the second version.
     async fn mark_again(&mut self, producer: Producer, is_commit: bool) -> Result<(), Failure> {
         let topic = WritableTxnMarkerTopic { name: Str::from(TOPIC), partition_indexes: vec![0], ..Default::default() };
-        let marker = WritableTxnMarker {
+        self.mark(WritableTxnMarker {
             producer_id: producer.id,
             producer_epoch: producer.epoch,
             transaction_result: is_commit,
@@ -157,13 +166,54 @@ impl Transactions {
             coordinator_epoch: i32::MAX,
             transaction_version: 2,
             ..Default::default()
+        })
+        .await
+    }
+
+    /// The marker of a transaction of the first version, once more, for the leader of an epoch.
+    async fn mark_as_decided(&mut self, coordinator_epoch: i32, leader_epoch: i32) -> Result<(), Failure> {
+        let topic = WritableTxnMarkerTopic {
+            name: Str::from(TOPIC),
+            partition_indexes: vec![0],
+            unknown_tagged_fields: vec![own::numbers_field(own::MARKER_LEADER_EPOCHS, [i64::from(leader_epoch)])],
         };
+        self.mark(WritableTxnMarker {
+            producer_id: self.who.producer.id,
+            producer_epoch: self.who.producer.epoch,
+            transaction_result: true,
+            topics: vec![topic],
+            coordinator_epoch,
+            // Every decision of the coordinator is at or above its log's start.
+            unknown_tagged_fields: vec![own::numbers_field(own::MARKER_DECISION, [0])],
+            ..Default::default()
+        })
+        .await
+    }
+
+    async fn mark(&mut self, marker: WritableTxnMarker) -> Result<(), Failure> {
         let request = WriteTxnMarkersRequest { markers: vec![marker], ..Default::default() };
         let leader = self.client.leaders.get(&0).map_or(-1, |leader| leader.broker);
         let answer = self.client.ask(leader, 2, &request).await?;
         let topics = answer.markers.iter().flat_map(|marker| &marker.topics);
         let mut codes = topics.flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
         codes.next().map_or(Err(Failure::Kafka(ErrorCode::UnknownServerError)), Failure::check)
+    }
+
+    /// Of the coordinator whose marker was the last one of the producer in its partition.
+    async fn coordinator_epoch(&mut self) -> i32 {
+        loop {
+            let topic = TopicRequest { name: Str::from(TOPIC), partition_indexes: vec![0], ..Default::default() };
+            let request = DescribeProducersRequest { topics: vec![topic], ..Default::default() };
+            let leader = self.client.leaders.get(&0).map_or(-1, |leader| leader.broker);
+            if let Ok(answer) = self.client.ask(leader, 0, &request).await {
+                let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+                let mut producers = partitions.flat_map(|partition| &partition.active_producers);
+                if let Some(found) = producers.find(|found| found.producer_id == self.who.producer.id) {
+                    return found.coordinator_epoch;
+                }
+            }
+            self.look_again().await;
+        }
     }
 
     async fn committed(&mut self) -> Committed {
@@ -305,6 +355,47 @@ fn late_markers(cluster: &mut Cluster<'_>) {
             if seen != expected {
                 return Err(format!(
                     "after a marker came again ({answer:?}), {seen:?} was read where {expected:?} is committed"
+                ));
+            }
+            producer.end(false).await;
+            let seen = producer.until_stable().await?;
+            if seen != expected {
+                return Err(format!("an aborted transaction: {seen:?} was read where {expected:?} is committed"));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// In the first version of the protocol a marker that comes again has the epoch of the transaction that is open then, and of the same
+/// coordinator. It is known by its decision, and one for another leadership is sent back.
+fn late_markers_of_one_epoch(cluster: &mut Cluster<'_>) {
+    play(cluster, |mut producer| async move {
+        producer.who.is_second_version = false;
+        producer.init().await;
+        let mut expected = Vec::new();
+        for round in 0..4 {
+            producer.add_partition().await;
+            let value = format!("first of round {round}");
+            producer.send(&value).await;
+            producer.end(true).await;
+            expected.push(value);
+            producer.until_stable().await?;
+            producer.add_partition().await;
+            producer.send(&format!("second of round {round}")).await;
+            let coordinator = producer.coordinator_epoch().await;
+            let epoch = producer.client.leaders.get(&0).map_or(-1, |leader| leader.epoch);
+            let again = producer.mark_as_decided(coordinator, epoch).await;
+            let other = producer.mark_as_decided(coordinator, epoch + 1).await;
+            let seen = producer.committed().await.values;
+            if seen != expected {
+                return Err(format!(
+                    "after a marker came again ({again:?}), {seen:?} was read where {expected:?} is committed"
+                ));
+            }
+            if !matches!((&again, &other), (Ok(()), Err(Failure::Kafka(ErrorCode::UnknownLeaderEpoch)))) {
+                return Err(format!(
+                    "a marker that came again was answered {again:?}, and one for the next leader {other:?}"
                 ));
             }
             producer.end(false).await;
