@@ -275,7 +275,7 @@ fn admissible(topics: &[Topic]) -> Vec<Fault> {
 }
 
 /// Runs jobs in one client; true when all have ended.
-fn ask(cluster: &mut Cluster<'_>, jobs: impl FnOnce(Place) -> Vec<Job> + 'static) -> Arc<AtomicBool> {
+pub(crate) fn ask(cluster: &mut Cluster<'_>, jobs: impl FnOnce(Place) -> Vec<Job> + 'static) -> Arc<AtomicBool> {
     let (bootstrap, history) = (cluster.bootstrap(), cluster.history.clone());
     let done = Arc::new(AtomicBool::new(false));
     let finished = done.clone();
