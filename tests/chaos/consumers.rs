@@ -1,7 +1,7 @@
 //! Who reads: members of a group by librdkafka, somebody who commits offsets by hand, and a watcher who remembers what it saw.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -9,8 +9,9 @@ use odradek_tests::client::FetchOptions;
 use odradek_tests::history::parse_value;
 use odradek_tests::wire::error;
 use odradek_tests::{Client, Cluster, real, wait_for};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::KafkaResult;
+use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 
 use crate::history::History;
 use crate::{ALL, ALL_PARTITIONS, LIVE_LIMIT, requests};
@@ -47,16 +48,44 @@ impl Delivered {
     }
 }
 
+/// A commit that a member waits for: since when, what it commits by the numbers of its attempts, and how it ended.
+struct Commit {
+    since: Instant,
+    writes: Vec<(usize, (String, i32))>,
+    result: Arc<OnceLock<bool>>,
+}
+
+/// Is told how the commit of its consumer ended.
+#[derive(Default)]
+struct Told(Mutex<Arc<OnceLock<bool>>>);
+
+impl ClientContext for Told {}
+
+impl ConsumerContext for Told {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        let _ = self.0.lock().expect("no panic under this lock").set(result.is_ok());
+    }
+}
+
+/// A commit takes no longer, whatever is broken; a client that says nothing for so long says nothing any more (librdkafka may come
+/// to where it connects to nobody).
+const COMMIT_LIMIT: Duration = Duration::from_secs(45);
+
 /// A member of a group: reads, and commits what it has read.
 pub fn member(cluster: &Cluster, history: &History, group: &str, delivered: &Delivered) -> anyhow::Result<()> {
-    let mut config = real::config(cluster.bootstrap());
-    config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
-    config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "1000").set("fetch.wait.max.ms", "100");
-    let consumer: BaseConsumer = config.create()?;
-    consumer.subscribe(&[ALL])?;
+    let join = || -> anyhow::Result<BaseConsumer<Told>> {
+        let mut config = real::config(cluster.bootstrap());
+        config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
+        config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "1000").set("fetch.wait.max.ms", "100");
+        let consumer: BaseConsumer<Told> = config.create_with_context(Told::default())?;
+        consumer.subscribe(&[ALL])?;
+        Ok(consumer)
+    };
+    let mut consumer = join()?;
+    let mut positions: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut pending: Option<Commit> = None;
     let mut drains = None;
     loop {
-        let mut positions: BTreeMap<i32, i64> = BTreeMap::new();
         let until = Instant::now() + Duration::from_millis(200);
         while Instant::now() < until {
             // Errors tell of brokers that are away; the client goes on by itself.
@@ -65,7 +94,27 @@ pub fn member(cluster: &Cluster, history: &History, group: &str, delivered: &Del
                 positions.insert(message.partition(), message.offset() + 1);
             }
         }
-        commit(&consumer, history, group, &positions)?;
+        pending = match pending {
+            None => commit(&consumer, history, group, &std::mem::take(&mut positions))?,
+            Some(commit) => match commit.result.get() {
+                Some(is_done) => {
+                    if *is_done {
+                        history.count("offsets committed by groups", commit.writes.len() as u64);
+                        commit.writes.iter().for_each(|(number, key)| history.committed.acknowledge(key, *number));
+                    }
+                    None
+                }
+                None if commit.since.elapsed() < COMMIT_LIMIT => Some(commit),
+                None => {
+                    history.note("a member's client hangs and is replaced");
+                    history.count("clients of librdkafka that hung and were replaced", 1);
+                    // To close it would take as long.
+                    std::mem::forget(std::mem::replace(&mut consumer, join()?));
+                    positions.clear();
+                    None
+                }
+            },
+        };
         let ends = history.ends.lock().expect("no panic under this lock").clone();
         if let Some(ends) = ends {
             let since = *drains.get_or_insert_with(Instant::now);
@@ -77,12 +126,13 @@ pub fn member(cluster: &Cluster, history: &History, group: &str, delivered: &Del
     }
 }
 
+/// Begins to commit, if there is something to commit.
 fn commit(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Told>,
     history: &History,
     group: &str,
     positions: &BTreeMap<i32, i64>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Commit>> {
     // What was taken from this member meanwhile is another one's to commit.
     let held = consumer.assignment()?;
     let mut list = TopicPartitionList::new();
@@ -94,11 +144,13 @@ fn commit(
             writes.push((history.committed.begin(&key, *offset), key));
         }
     }
-    if !writes.is_empty() && consumer.commit(&list, CommitMode::Sync).is_ok() {
-        history.count("offsets committed by groups", writes.len() as u64);
-        writes.iter().for_each(|(number, key)| history.committed.acknowledge(key, *number));
+    if writes.is_empty() {
+        return Ok(None);
     }
-    Ok(())
+    let result = Arc::default();
+    *consumer.client().context().0.lock().expect("no panic under this lock") = Arc::clone(&result);
+    let begun = consumer.commit(&list, CommitMode::Async);
+    Ok(begun.is_ok().then(|| Commit { since: Instant::now(), writes, result }))
 }
 
 pub const BY_HAND: &str = "by-hand";
