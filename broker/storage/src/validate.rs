@@ -11,7 +11,7 @@ use odradek_records::header::{CRC_START, LENGTH_PREFIX_BYTES};
 use odradek_records::patch::restamped;
 use odradek_records::{
     Attributes, Batch, BatchError, BatchHeader, Codec, Compression, DECOMPRESSED_BYTES_MAX, HEADER_BYTES,
-    RecordBatchBuilder, RecordError, TimestampType, scan_records,
+    RecordBatchBuilder, RecordError, TimestampType, scan_records, summarize_records,
 };
 
 use crate::config::{LogConfig, Recompression};
@@ -99,11 +99,21 @@ fn walk(header: &BatchHeader, payload: &[u8], config: &LogConfig, now: Timestamp
         faults_in_total: 0,
         has_invalid_timestamp: false,
     };
-    let mut index = 0;
     let is_log_append_time = header.attributes.is_log_append_time();
     let checks_time = config.timestamp_type == TimestampType::CreateTime;
     let earliest = now.0.saturating_sub(config.timestamp_before_max_ms);
     let latest = now.0.saturating_add(config.timestamp_after_max_ms);
+    if !is_log_append_time {
+        let summary = summarize_records(header, payload, DECOMPRESSED_BYTES_MAX)?;
+        let are_timely = !checks_time || (earliest <= summary.min_timestamp.0 && summary.max_timestamp.0 <= latest);
+        if are_timely && (summary.all_have_keys || !config.cleanup_compact) {
+            found.max_timestamp = found.max_timestamp.max(summary.max_timestamp);
+            found.offsets_are_sequential = summary.offsets_are_sequential;
+            return Ok(found);
+        }
+    }
+    // Record by record, to name those that are at fault.
+    let mut index = 0;
     scan_records(header, payload, DECOMPRESSED_BYTES_MAX, |record| {
         let timestamp = if is_log_append_time { header.max_timestamp } else { record.timestamp };
         let lacks_key = config.cleanup_compact && !record.has_key;

@@ -18,6 +18,7 @@ pub mod header;
 pub mod patch;
 pub mod record;
 pub mod rewrite;
+pub mod summary;
 mod varint;
 
 pub use batches::{Batch, BatchSlice, Batches, slices};
@@ -29,3 +30,4 @@ pub use record::{
     DECOMPRESSED_BYTES_MAX, Header, RawRecord, Record, RecordError, RecordSummary, Records, payload, raw_records,
     scan_records,
 };
+pub use summary::{BatchSummary, summarize_records};

@@ -10,8 +10,8 @@
 //! headers         varint count, each: key (varint length, UTF-8), value (varint length, -1: null)
 //! ```
 //!
-//! [`Records`] hands records out, [`raw_records`] lends them; [`scan_records`] walks over them without keeping anything,
-//! which is what a broker does with every batch it accepts.
+//! [`Records`] hands records out, [`raw_records`] lends them; [`scan_records`] walks over them without keeping anything.
+//! What a broker does with every batch it accepts is [`summarize_records`](crate::summary::summarize_records).
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -242,7 +242,7 @@ fn take_raw<'a>(header: &BatchHeader, rest: &mut &'a [u8]) -> Result<RawRecord<'
     })
 }
 
-fn codec(header: &BatchHeader) -> Result<Codec, CompressionError> {
+pub(crate) fn codec(header: &BatchHeader) -> Result<Codec, CompressionError> {
     header.attributes.codec().ok_or(CompressionError::UnknownCodec((header.attributes.0 & 7) as u8))
 }
 
@@ -261,6 +261,17 @@ impl Input for Cursor<'_> {
     fn skip(&mut self, bytes: usize) -> Result<(), RecordError> {
         self.position = self.position.checked_add(bytes).ok_or(RecordError::Truncated)?;
         if self.position > self.bytes.len() { Err(RecordError::Truncated) } else { Ok(()) }
+    }
+}
+
+impl BatchHeader {
+    /// Whether a payload that is not packed can hold so many records at all.
+    pub(crate) fn check_record_count(&self, payload: &[u8]) -> Result<(), RecordError> {
+        if (self.record_count as usize).saturating_mul(RECORD_BYTES_MIN) > payload.len() {
+            let found = (payload.len() / RECORD_BYTES_MIN) as i32;
+            return Err(RecordError::Count { claimed: self.record_count, found });
+        }
+        Ok(())
     }
 }
 
@@ -299,26 +310,10 @@ pub fn scan_records<E: From<RecordError>>(
 ) -> Result<(), E> {
     let codec = codec(header).map_err(RecordError::from)?;
     if codec == Codec::None {
-        if (header.record_count as usize).saturating_mul(RECORD_BYTES_MIN) > payload.len() {
-            let found = (payload.len() / RECORD_BYTES_MIN) as i32;
-            return Err(RecordError::Count { claimed: header.record_count, found }.into());
-        }
+        header.check_record_count(payload)?;
         let mut input = payload;
         for _ in 0..header.record_count {
-            if let Some((summary, rest)) = plain(header, input) {
-                visit(summary)?;
-                input = rest;
-                continue;
-            }
-            let claimed = read_varint(&mut input)?;
-            let length = usize::try_from(claimed).map_err(|_| RecordError::Length(claimed))?;
-            let (mut record, rest) = input.split_at_checked(length).ok_or(RecordError::Truncated)?;
-            visit(summarize(header, &mut record)?)?;
-            if !record.is_empty() {
-                let consumed = (length - record.len()) as i64;
-                return Err(RecordError::Size { claimed: i64::from(claimed), consumed }.into());
-            }
-            input = rest;
+            visit(take_summary(header, &mut input)?)?;
         }
         return if input.is_empty() { Ok(()) } else { Err(RecordError::TrailingBytes(header.record_count).into()) };
     }
@@ -354,46 +349,18 @@ pub fn scan_records<E: From<RecordError>>(
     }
 }
 
-/// A record as nearly all are: its numbers take few bytes, and it has no headers. `None`: another one, sound or not.
-#[inline]
-fn plain<'a>(header: &BatchHeader, input: &'a [u8]) -> Option<(RecordSummary, &'a [u8])> {
-    let mut at = 0;
-    let length = short(input, &mut at)?;
-    let (record, rest) = input.get(at..)?.split_at_checked(usize::try_from(length).ok()?)?;
-    // The attributes.
-    at = 1;
-    let timestamp_delta = short(record, &mut at)?;
-    let offset_delta = short(record, &mut at)?;
-    let key = short(record, &mut at)?;
-    at += usize::try_from(key).unwrap_or(0);
-    let value = short(record, &mut at)?;
-    at += usize::try_from(value).unwrap_or(0);
-    let ends_here = record.get(at) == Some(&0) && at + 1 == record.len();
-    let timestamp = Timestamp(header.base_timestamp.0.wrapping_add(i64::from(timestamp_delta)));
-    (ends_here && key >= -1 && value >= -1)
-        .then_some((RecordSummary { offset_delta, timestamp, has_key: key >= 0 }, rest))
-}
-
-/// A number of one to three bytes.
-#[inline]
-fn short(bytes: &[u8], at: &mut usize) -> Option<i32> {
-    let first = u32::from(*bytes.get(*at)?);
-    let (value, taken) = if first < 0x80 {
-        (first, 1)
-    } else {
-        let second = u32::from(*bytes.get(*at + 1)?);
-        if second < 0x80 {
-            (first & 0x7f | second << 7, 2)
-        } else {
-            let third = u32::from(*bytes.get(*at + 2)?);
-            if third >= 0x80 {
-                return None;
-            }
-            (first & 0x7f | (second & 0x7f) << 7 | third << 14, 3)
-        }
-    };
-    *at += taken;
-    Some((value >> 1) as i32 ^ -((value & 1) as i32))
+/// Takes one record off a payload that is not packed.
+pub(crate) fn take_summary(header: &BatchHeader, input: &mut &[u8]) -> Result<RecordSummary, RecordError> {
+    let claimed = read_varint(input)?;
+    let length = usize::try_from(claimed).map_err(|_| RecordError::Length(claimed))?;
+    let (mut record, rest) = input.split_at_checked(length).ok_or(RecordError::Truncated)?;
+    let summary = summarize(header, &mut record)?;
+    if !record.is_empty() {
+        let consumed = (length - record.len()) as i64;
+        return Err(RecordError::Size { claimed: i64::from(claimed), consumed });
+    }
+    *input = rest;
+    Ok(summary)
 }
 
 fn summarize(header: &BatchHeader, input: &mut impl Input) -> Result<RecordSummary, RecordError> {
@@ -488,7 +455,7 @@ mod tests {
     use odradek_common::rng::{Rng, SplitMix64};
 
     use super::*;
-    use crate::RecordBatchBuilder;
+    use crate::{BatchSummary, RecordBatchBuilder, summarize_records};
 
     /// By either way through the records: offset, time and whether there is a key of each, or that they are damaged.
     type Seen = Result<Vec<(i64, Timestamp, bool)>, RecordError>;
@@ -500,6 +467,18 @@ mod tests {
             Ok::<_, RecordError>(())
         })?;
         Ok(seen)
+    }
+
+    /// What `summarize_records` has to say of them.
+    fn folded(seen: &Seen) -> Result<BatchSummary, RecordError> {
+        let seen = seen.clone()?;
+        let times = || seen.iter().map(|(_, timestamp, _)| *timestamp);
+        Ok(BatchSummary {
+            offsets_are_sequential: seen.iter().enumerate().all(|(index, (offset, ..))| *offset == index as i64),
+            all_have_keys: seen.iter().all(|(.., has_key)| *has_key),
+            min_timestamp: times().min().unwrap_or(Timestamp(i64::MAX)),
+            max_timestamp: times().max().unwrap_or(Timestamp(i64::MIN)),
+        })
     }
 
     fn lent(header: &BatchHeader, payload: &[u8]) -> Seen {
@@ -527,13 +506,17 @@ mod tests {
             let bytes = builder.build().expect("built");
             let header = BatchHeader::parse(&bytes).expect("sound");
             let mut payload = bytes[HEADER_BYTES..].to_vec();
-            let seen = scanned(&header, &payload).expect("sound");
+            let scan = scanned(&header, &payload);
+            assert_eq!(summarize_records(&header, &payload, DECOMPRESSED_BYTES_MAX), folded(&scan));
+            let seen = scan.expect("sound");
             assert_eq!(seen.len(), header.record_count as usize);
             assert_eq!(lent(&header, &payload).expect("sound"), seen);
             for _ in 0..20 {
                 let at = rng.below(payload.len() as u64) as usize;
                 let before = std::mem::replace(&mut payload[at], rng.next_u64() as u8);
-                match (scanned(&header, &payload), lent(&header, &payload)) {
+                let scan = scanned(&header, &payload);
+                assert_eq!(summarize_records(&header, &payload, DECOMPRESSED_BYTES_MAX), folded(&scan));
+                match (scan, lent(&header, &payload)) {
                     (Ok(scanned), Ok(lent)) => {
                         assert_eq!(scanned, lent);
                         sound += 1;
