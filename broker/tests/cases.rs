@@ -20,7 +20,7 @@ use odradek_wire::offset_for_leader_epoch_request::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use odradek_wire::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
-use odradek_wire::produce_response::PartitionProduceResponse;
+use odradek_wire::produce_response::{PartitionProduceResponse, ProduceResponse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::node::{self, CLUSTER, Node, PATIENCE, create_topic, metadata};
@@ -484,6 +484,46 @@ async fn hostile_bytes_harm_nobody_else() {
     socket.read_exact(&mut head).await.expect("an answer");
     assert_eq!(head[4..], [0, 0, 0, 5, 0, 35]);
     let _ = Offset::ZERO;
+    node.stop().await;
+}
+
+/// A client that sends everything at once and then ends its half, or sends what is no request, has its answers first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_before_a_connection_ends_is_answered() {
+    let world = World::real();
+    let solo = Solo::start(&world, CLUSTER).await;
+    let node = Node::start(&world, &solo, 1, "").await;
+    let mut client = node.connect().await;
+    let id = create_topic(&mut client, "t", 1, 1).await;
+    const REQUESTS: usize = 40;
+    let mut first = 0;
+    for garbage in [&[] as &[u8], &[0xff; 8], &[0x7f, 0xff, 0xff, 0xff]] {
+        let mut sent = Vec::new();
+        for number in 0..REQUESTS {
+            // Small ones are received together, large ones into memory of their own.
+            let value = "v".repeat(if number % 3 == 0 { 20_000 } else { 10 });
+            sent.extend(encoded(9, &produce_request("t", id, 0, 1, batch(&[value.as_str()]))));
+        }
+        sent.extend(garbage);
+        let mut socket = world.net.connect("127.0.0.1", node.port).await.expect("connected");
+        socket.write_all(&sent).await.expect("sent");
+        socket.writer.shutdown().await.expect("shut");
+        let mut answers = Vec::new();
+        let ended = world.timeout(PATIENCE, socket.reader.read_to_end(&mut answers)).await;
+        ended.expect("in time").expect("no reset before the answers");
+        let mut offsets = Vec::new();
+        while let Some(length) = answers.first_chunk::<4>() {
+            let frame: Vec<u8> = answers.drain(..4 + u32::from_be_bytes(*length) as usize).skip(4).collect();
+            // Correlation id and tags stand before the message.
+            let mut decoder = odradek_wire::Decoder::new(frame[5..].to_vec().into());
+            let answer = <ProduceResponse as odradek_wire::Message>::decode(&mut decoder, 9).expect("an answer");
+            let partition = &answer.responses[0].partition_responses[0];
+            assert_eq!(code(partition.error_code), ErrorCode::None);
+            offsets.push(partition.base_offset);
+        }
+        assert_eq!(offsets, (first..first + REQUESTS as i64).collect::<Vec<_>>(), "before {garbage:?}");
+        first += REQUESTS as i64;
+    }
     node.stop().await;
 }
 

@@ -40,6 +40,11 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(600);
 /// The same for an answer that holds memory, while all of them together hold more than they may.
 const PRESSED_PATIENCE: Duration = Duration::from_secs(2);
 
+/// After a large request the next one, if all of it is there, is handled before the answer to the first leaves, up to so many bytes
+/// of requests: answers that leave together cost one call, and wake their client once. Small ones are received together anyway;
+/// to look for more of them saved nothing and made each wait.
+const TOGETHER_BYTES_MAX: usize = 256 * 1024;
+
 /// While answers of so many bytes wait to be sent, the connection's next request is not started. The last one may be as large
 /// as it is.
 const READY_BYTES_MAX: usize = 256 * 1024;
@@ -59,6 +64,10 @@ pub(super) struct Connection {
     queue: VecDeque<Entry>,
     /// In the answers of the queue that were complete at once.
     ready_bytes: usize,
+    /// Of the requests that were started since answers were sent.
+    together_bytes: usize,
+    /// Why no more requests come, while there are answers to be sent.
+    ended: Option<ReadError>,
     idle_max: Option<Duration>,
     idle_timer: Option<BoxFuture<()>>,
     last_request: Instant,
@@ -112,6 +121,8 @@ impl Connection {
             writer: socket.writer,
             queue: VecDeque::new(),
             ready_bytes: 0,
+            together_bytes: 0,
+            ended: None,
             held_back: None,
             relief: None,
             answers,
@@ -141,10 +152,12 @@ impl Connection {
             Event::Frame(frame) => self.start_or_hold_back(frame),
         }
         // What was received together is handled together, so that its answers leave together.
-        while self.is_open_for_requests()
-            && let Some(frame) = self.frames.next_received()?
-        {
-            self.start_or_hold_back(frame);
+        while self.is_open_for_requests() {
+            match self.frames.next_received() {
+                Ok(Some(frame)) => self.start_or_hold_back(frame),
+                Ok(None) => break,
+                Err(ended) => self.ended = Some(ended),
+            }
         }
         Ok(())
     }
@@ -163,6 +176,7 @@ impl Connection {
             && self.ready_bytes < READY_BYTES_MAX
             && self.muted.is_none()
             && self.held_back.is_none()
+            && self.ended.is_none()
             && !is_ordered
     }
 
@@ -171,7 +185,10 @@ impl Connection {
             entry.poll(cx);
         }
         if matches!(self.queue.front(), Some(Entry::Ready(_))) {
-            return Poll::Ready(Ok(Event::Answer));
+            return Poll::Ready(Ok(self.next_received(cx).map_or(Event::Answer, Event::Frame)));
+        }
+        if let Some(ended) = self.ended.take() {
+            return Poll::Ready(Err(ended.into()));
         }
         if let Some(muted) = &mut self.muted
             && muted.as_mut().poll(cx).is_ready()
@@ -187,6 +204,22 @@ impl Connection {
             return Poll::Ready(Ok(Event::Frame(frame?)));
         }
         self.poll_idle(cx)
+    }
+
+    /// The next request, if all of it is there and its answer can leave together with those that are complete.
+    fn next_received(&mut self, cx: &mut Context<'_>) -> Option<Frame> {
+        let is_wanted = self.frames.last_was_large() && self.together_bytes < TOGETHER_BYTES_MAX;
+        if !is_wanted || !self.is_open_for_requests() {
+            return None;
+        }
+        match self.frames.poll_next(cx, &mut *self.reader, &self.memory, &self.world) {
+            Poll::Ready(Ok(frame)) => Some(frame),
+            Poll::Ready(Err(ended)) => {
+                self.ended = Some(ended);
+                None
+            }
+            Poll::Pending => None,
+        }
     }
 
     fn poll_relief(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -218,6 +251,7 @@ impl Connection {
     fn start(&mut self, frame: Frame) {
         self.last_request = self.world.instant();
         self.active.at(self.last_request);
+        self.together_bytes += frame.bytes.len();
         let entry = match self.api.handle(&mut self.client, frame.bytes, frame.permit) {
             Outcome::Done(reply) => {
                 self.ready_bytes += reply.bytes();
@@ -234,6 +268,7 @@ impl Connection {
         let mut parts: Vec<Part> = Vec::new();
         let mut refused = false;
         self.ready_bytes = 0;
+        self.together_bytes = 0;
         while let Some(Entry::Ready(_)) = self.queue.front() {
             let Some(Entry::Ready(reply)) = self.queue.pop_front() else { break };
             match reply {

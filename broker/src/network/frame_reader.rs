@@ -91,6 +91,11 @@ impl FrameReader {
         Self { received: Bytes::new(), state: State::Between, frame_bytes_max, last_was_large: false }
     }
 
+    /// Whether the frame that was handed out last had memory of its own.
+    pub fn last_was_large(&self) -> bool {
+        self.last_was_large
+    }
+
     /// The next frame if it was received already.
     pub fn next_received(&mut self) -> Result<Option<Frame>, ReadError> {
         if !matches!(self.state, State::Between) {
