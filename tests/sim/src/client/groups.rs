@@ -106,21 +106,42 @@ impl Client {
         let broker = match self.coordinators.remove(&at) {
             Some(broker) => broker,
             None => {
-                let request = FindCoordinatorRequest {
-                    key_type: kind as i8,
-                    coordinator_keys: vec![Str::from(key)],
-                    ..Default::default()
-                };
-                let answer = self.ask_any(4, &request).await?;
-                let found = answer.coordinators.first().ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
-                Failure::check(found.error_code)?;
-                self.brokers.insert(found.node_id, (found.host.to_string(), found.port as u16));
-                found.node_id
+                let (broker, address) = self.find_coordinator(kind, key).await?;
+                self.brokers.insert(broker, address);
+                broker
             }
         };
         let answer = self.ask(broker, version, request).await?;
         self.coordinators.insert(at, broker);
         Ok(answer)
+    }
+
+    /// Who it is and where, as the next of the brokers knows.
+    async fn find_coordinator(&mut self, kind: Kind, key: &str) -> Result<(i32, (String, u16)), Failure> {
+        let request = FindCoordinatorRequest {
+            key_type: kind as i8,
+            coordinator_keys: vec![Str::from(key)],
+            ..Default::default()
+        };
+        let answer = self.ask_any(4, &request).await?;
+        let found = answer.coordinators.first().ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
+        Failure::check(found.error_code)?;
+        Ok((found.node_id, (found.host.to_string(), found.port as u16)))
+    }
+
+    /// Whether some broker names another coordinator of the group than the one that was asked last: that one may not have heard
+    /// yet that it is none any more, and answers by what it knew.
+    pub async fn asked_a_former_coordinator(&mut self, group: &str) -> bool {
+        let Some(asked) = self.coordinators.get(&(Kind::Group, group.to_owned())).copied() else { return false };
+        let at = self.brokers.get(&asked).cloned();
+        for _ in 0..self.bootstrap.len() {
+            if let Ok((broker, address)) = self.find_coordinator(Kind::Group, group).await
+                && (broker != asked || at.as_ref() != Some(&address))
+            {
+                return true;
+            }
+        }
+        false
     }
 
     /// Looks for the coordinator again before the next request to it.

@@ -50,21 +50,34 @@ impl Committed {
             client.know_read_epoch(*partition, committed.leader_epoch);
         }
         let found = found.into_iter().map(|(partition, committed)| (partition, committed.offset)).collect();
-        self.compare(&place.history, &floor, &found);
+        let gone_back = self.compare(&place.history, &floor, &found);
+        if gone_back.is_empty() {
+            return Ok(found);
+        }
+        // A read from who was the coordinator until now is old, in Kafka too; what was committed is still there.
+        if client.asked_a_former_coordinator(self.group).await {
+            place.history.count_work("a former coordinator told of old offsets");
+            client.forget_coordinators();
+            return Err(Failure::Kafka(ErrorCode::NotCoordinator));
+        }
+        gone_back.into_iter().for_each(|broken| place.history.broken(broken));
         Ok(found)
     }
 
-    fn compare(&self, history: &History, floor: &BTreeMap<i32, i64>, found: &BTreeMap<i32, i64>) {
+    /// What of it is less than was committed for sure.
+    fn compare(&self, history: &History, floor: &BTreeMap<i32, i64>, found: &BTreeMap<i32, i64>) -> Vec<String> {
+        let mut gone_back = Vec::new();
         for (partition, offset) in found {
             history.count_work("committed offset compared");
             let least = floor.get(partition).copied().unwrap_or(-1);
             if *offset < least && !held(&self.state).uncertain.contains(&(*partition, *offset)) {
-                history.broken(format!(
-                    "group {}: partition {partition}: {least} was committed, and now it is {offset}",
-                    self.group
+                let group = self.group;
+                gone_back.push(format!(
+                    "group {group}: partition {partition}: {least} was committed, and now it is {offset}"
                 ));
             }
         }
+        gone_back
     }
 
     /// A member reads a little further in its partitions.
