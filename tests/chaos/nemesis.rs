@@ -139,7 +139,9 @@ impl<'a> Nemesis<'a> {
         let cluster = self.cluster;
         let on = match fault {
             Fault::Kill => {
-                let victims = self.some_nodes();
+                let mut victims = self.some_nodes();
+                // It may come while others are dead already.
+                victims.retain(|node| node.is_running());
                 victims.iter().try_for_each(|node| node.kill())?;
                 names(&victims)
             }
