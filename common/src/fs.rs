@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use crate::time::Timestamp;
 
+mod cached_pages;
+
 /// How `Fs::open` treats a file that is there or not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpenMode {
@@ -395,8 +397,7 @@ impl File for RealFile {
     }
 
     fn is_cached(&self, offset: u64, len: usize) -> bool {
-        // One byte of some pages, without waiting: EAGAIN says that a page is not in memory. The kernel reads and evicts
-        // neighbours together.
+        // One byte of a page, without waiting: EAGAIN says that it is not in memory, or is on its way there.
         let probe = |at: u64| {
             let mut byte = [0u8; 1];
             let mut buffers = [io::IoSliceMut::new(&mut byte)];
@@ -405,8 +406,16 @@ impl File for RealFile {
                 Err(rustix::io::Errno::AGAIN)
             )
         };
-        len == 0
-            || ((0..len).step_by(PROBE_BYTES).all(|at| probe(offset + at as u64)) && probe(offset + len as u64 - 1))
+        if len == 0 {
+            return true;
+        }
+        let last = offset + len as u64 - 1;
+        match cached_pages::all_present(&self.0, offset, len as u64) {
+            // The kernel knows of the pages, but not whether they are being read; what is read last is so the longest.
+            Some(all) => all && probe(last),
+            // Of some pages, as the kernel reads and evicts neighbours together. What is not there is begun to be read.
+            None => (0..len).step_by(PROBE_BYTES).all(|at| probe(offset + at as u64)) && probe(last),
+        }
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
