@@ -297,6 +297,11 @@ impl Connection {
         let Self { world, writer, answers, idle_max, .. } = self;
         let held = parts.iter().filter_map(Part::as_bytes).map(Bytes::len).sum();
         let patience = Patience { world, longest: idle_max.unwrap_or(WRITE_PATIENCE), answers, held };
+        // Heads and ranges are then cut into segments as one stream.
+        let is_held = parts.iter().any(|part| matches!(part, Part::File(_)));
+        if is_held {
+            writer.hold_together(true);
+        }
         while let Some(first) = parts.first() {
             match first {
                 Part::File(range) => {
@@ -310,6 +315,9 @@ impl Connection {
                     patience.with(send_bytes(&mut **writer, bytes)).await?;
                 }
             }
+        }
+        if is_held {
+            writer.hold_together(false);
         }
         Ok(())
     }

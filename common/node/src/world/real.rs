@@ -145,6 +145,12 @@ impl SocketWriter for RealWriter {
             }
         }
     }
+
+    fn hold_together(&self, held: bool) {
+        // Without it there are more segments, and nothing else.
+        let stream: &TcpStream = self.0.as_ref();
+        let _ = rustix::net::sockopt::set_tcp_cork(stream, held);
+    }
 }
 
 struct RealClock {

@@ -25,6 +25,10 @@ pub trait SocketWriter: AsyncWrite + Send + Sync + Unpin {
         offset: u64,
         len: usize,
     ) -> Poll<io::Result<usize>>;
+
+    /// While it is held together, only whole segments leave; the rest leaves when it is not any more. For an answer of
+    /// several writes: none of them has an end of its own on the wire then. A world may do nothing.
+    fn hold_together(&self, _held: bool) {}
 }
 
 /// A connection. Split by taking its fields.
