@@ -88,6 +88,19 @@ async fn a_cold_reader_passes_through_the_page_cache_and_nobody_waits_for_its_di
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_advice_is_not_taken_nobody_waits_either() {
+    let Filled { cache, node, topic, .. } = filled().await;
+    let all = cache.cached_bytes(".log");
+    cache.drop_all();
+    cache.be_deaf();
+    let mut connection = node.connect().await;
+    read_all(&mut connection, topic).await;
+    assert_eq!(cache.waits(), []);
+    assert!(cache.fetched_bytes() >= BATCHES as u64 * BATCH_BYTES as u64, "all of it: {}", cache.fetched_bytes());
+    assert!(cache.fetched_bytes() < all + all / 10, "once each: {} of {all}", cache.fetched_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_in_memory_before_a_reader_came_stays() {
     let Filled { cache, node, topic, .. } = filled().await;
     let before = cache.cached_bytes(".log");

@@ -27,6 +27,8 @@ struct State {
     /// Reads that waited for the disk on a thread that serves others, and of what.
     waits: Vec<(PathBuf, u64)>,
     dropped: u64,
+    /// Nothing is read because of advice.
+    is_deaf: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,6 +50,11 @@ impl PageCache {
         let mut state = self.lock();
         state.pages.clear();
         (state.fetched, state.dropped) = (0, 0);
+    }
+
+    /// From now on nothing is read ahead when that is advised, as a kernel may choose.
+    pub fn be_deaf(&self) {
+        self.lock().is_deaf = true;
     }
 
     pub fn fetched_bytes(&self) -> u64 {
@@ -197,6 +204,7 @@ impl File for CachedFile {
     fn advise(&self, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
         assert!(MAY_WAIT.get(), "advice may take long");
         match advice {
+            Advice::WillNeed if self.cache.lock().is_deaf => {}
             Advice::WillNeed => self.fetch(self.missing(self.within(offset, len)?)),
             Advice::DontNeed => {
                 let state = &mut *self.cache.lock();

@@ -117,6 +117,11 @@ impl ColdReader {
         self.last.map(|last| (last.segment, last.from))
     }
 
+    /// Whether something had to be fetched from the disk for it, since it reads in order.
+    pub fn is_cold(&self) -> bool {
+        self.is_cold
+    }
+
     /// Whether nothing is left to be dropped.
     pub fn is_done(&self) -> bool {
         self.brought.is_empty()

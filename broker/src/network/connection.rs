@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use odradek_common::fs::File;
+use odradek_common::fs::{Advice, File};
 use odradek_common::time::Instant;
 use odradek_node::World;
 use odradek_node::world::{BoxFuture, Socket, SocketReader, SocketWriter, send_file, send_vectored};
@@ -30,9 +30,19 @@ use crate::replica::ColdStream;
 /// the Java client have five in flight unless told otherwise.
 const IN_FLIGHT_MAX: usize = 32;
 
-/// A file range is sent in windows of this size: before each, samples of it are looked for in the page cache, and the disk
-/// pool reads it when they are not there, so that `sendfile` seldom waits for a disk.
+/// A file range is sent in pieces of this size. Before each it is looked for in the page cache, so that `sendfile` seldom
+/// waits for a disk; between them others of this thread have their turn.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+/// What is not in the page cache is brought there by the disk pool, so much at once. A reader that needs that is sent no more
+/// at once: it is behind, and others of this thread are not to wait for it.
 const WARM_BYTES: usize = 256 * 1024;
+
+/// More than this the kernel need not read ahead at once, as it is set up by default.
+const ADVICE_BYTES: usize = 128 * 1024;
+
+/// Pages so near to each other are read together.
+const READ_STEP_BYTES: usize = 64 * 1024;
 
 /// A peer that takes nothing of an answer for so long is closed, when `connections.max.idle.ms` does not say.
 const WRITE_PATIENCE: Duration = Duration::from_secs(600);
@@ -362,26 +372,29 @@ async fn send_bytes(writer: &mut dyn SocketWriter, parts: &[Part]) -> io::Result
 }
 
 async fn send_range(world: &World, writer: &mut dyn SocketWriter, range: &FilePart) -> io::Result<()> {
+    // Who reads from the disk is not looked after here, but by the disk pool.
+    let is_cold = range.stream.as_ref().is_some_and(|stream| stream.is_cold());
+    let piece_max = if is_cold { WARM_BYTES } else { PIECE_BYTES };
     let (mut offset, mut left) = (range.offset, range.len);
     while left > 0 {
-        let window = left.min(WARM_BYTES);
-        if !range.file.is_cached(offset, window) {
-            let file = range.file.clone();
-            world.on_disk(move || warm(&*file, offset, window)).await?;
-            if let Some(stream) = &range.stream {
-                stream.on_brought(&range.file, offset, window);
-            }
+        let mut piece = left.min(piece_max);
+        if is_cold || !range.file.is_cached(offset, piece) {
+            piece = piece.min(WARM_BYTES);
+            bring_in(world, range, offset, piece).await?;
         }
         if range.file.descriptor().is_some() {
-            send_file(writer, &*range.file, offset, window).await?;
+            send_file(writer, &*range.file, offset, piece).await?;
         } else {
             // A simulated file: copy it.
-            let mut buffer = vec![0; window];
+            let mut buffer = vec![0; piece];
             range.file.read_exact_at(&mut buffer, offset)?;
             send_vectored(writer, &[&buffer]).await?;
         }
-        offset += window as u64;
-        left -= window;
+        offset += piece as u64;
+        left -= piece;
+        if left > 0 {
+            tokio::task::yield_now().await;
+        }
     }
     if let Some(work) = range.stream.as_ref().and_then(ColdStream::next_work) {
         world.disk.execute(Box::new(move || work.run()));
@@ -389,9 +402,38 @@ async fn send_range(world: &World, writer: &mut dyn SocketWriter, range: &FilePa
     Ok(())
 }
 
-/// Brings a range into the page cache.
-fn warm(file: &dyn File, mut offset: u64, mut left: usize) -> io::Result<()> {
-    let mut buffer = vec![0; left.min(64 * 1024)];
+/// Has the disk pool bring a part of the range into the page cache, if it is not there.
+async fn bring_in(world: &World, range: &FilePart, offset: u64, len: usize) -> io::Result<()> {
+    let file = range.file.clone();
+    let brought = world.on_disk(move || {
+        // What was missed may lie behind this part. What is there was brought in by somebody else, and for somebody else.
+        let is_missing = !file.is_cached(offset, len);
+        if is_missing { warm(&*file, offset, len).map(|()| true) } else { Ok(false) }
+    });
+    if brought.await?
+        && let Some(stream) = &range.stream
+    {
+        stream.on_brought(&range.file, offset, len);
+    }
+    Ok(())
+}
+
+/// Brings a part of a file into the page cache, and waits until it is there. Nothing is copied: it is asked for, and then
+/// one byte of each few pages is read.
+fn warm(file: &dyn File, offset: u64, len: usize) -> io::Result<()> {
+    for at in (0..len).step_by(ADVICE_BYTES) {
+        let _ = file.advise(offset + at as u64, ADVICE_BYTES.min(len - at) as u64, Advice::WillNeed);
+    }
+    let mut byte = [0u8; 1];
+    for at in (0..len).step_by(READ_STEP_BYTES).chain(len.checked_sub(1)) {
+        file.read_at(&mut byte, offset + at as u64)?;
+    }
+    // Advice is not an order.
+    if file.is_cached(offset, len) { Ok(()) } else { read_through(file, offset, len) }
+}
+
+fn read_through(file: &dyn File, mut offset: u64, mut left: usize) -> io::Result<()> {
+    let mut buffer = vec![0; left.min(READ_STEP_BYTES)];
     while left > 0 {
         let room = left.min(buffer.len());
         let read = file.read_at(buffer.get_mut(..room).unwrap_or_default(), offset)?;

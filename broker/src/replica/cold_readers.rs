@@ -114,6 +114,11 @@ impl ColdStream {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether what it reads has to be fetched from the disk.
+    pub fn is_cold(&self) -> bool {
+        self.lock().reader.is_cold()
+    }
+
     fn place(&self) -> Option<Place> {
         self.lock().reader.place()
     }
