@@ -1,7 +1,8 @@
 //! Who reads: members of a group by librdkafka, somebody who commits offsets by hand, and a watcher who remembers what it saw.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -9,9 +10,8 @@ use odradek_tests::client::FetchOptions;
 use odradek_tests::history::parse_value;
 use odradek_tests::wire::error;
 use odradek_tests::{Client, Cluster, real, wait_for};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::KafkaResult;
-use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::{Message, Offset, TopicPartitionList};
 
 use crate::history::History;
 use crate::{ALL, ALL_PARTITIONS, LIVE_LIMIT, requests};
@@ -48,44 +48,24 @@ impl Delivered {
     }
 }
 
-/// A commit that a member waits for: since when, what it commits by the numbers of its attempts, and how it ended.
-struct Commit {
-    since: Instant,
-    writes: Vec<(usize, (String, i32))>,
-    result: Arc<OnceLock<bool>>,
-}
-
-/// Is told how the commit of its consumer ended.
-#[derive(Default)]
-struct Told(Mutex<Arc<OnceLock<bool>>>);
-
-impl ClientContext for Told {}
-
-impl ConsumerContext for Told {
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        let _ = self.0.lock().expect("no panic under this lock").set(result.is_ok());
-    }
-}
-
 /// A commit takes no longer, whatever is broken; a client that says nothing for so long says nothing any more (librdkafka may come
 /// to where it connects to nobody).
 const COMMIT_LIMIT: Duration = Duration::from_secs(45);
 
 /// A member of a group: reads, and commits what it has read.
 pub fn member(cluster: &Cluster, history: &History, group: &str, delivered: &Delivered) -> anyhow::Result<()> {
-    let join = || -> anyhow::Result<BaseConsumer<Told>> {
+    let join = || -> anyhow::Result<Arc<BaseConsumer>> {
         let mut config = real::config(cluster.bootstrap());
         config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
         config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "1000").set("fetch.wait.max.ms", "100");
-        let consumer: BaseConsumer<Told> = config.create_with_context(Told::default())?;
+        let consumer: BaseConsumer = config.create()?;
         consumer.subscribe(&[ALL])?;
-        Ok(consumer)
+        Ok(Arc::new(consumer))
     };
     let mut consumer = join()?;
-    let mut positions: BTreeMap<i32, i64> = BTreeMap::new();
-    let mut pending: Option<Commit> = None;
     let mut drains = None;
     loop {
+        let mut positions: BTreeMap<i32, i64> = BTreeMap::new();
         let until = Instant::now() + Duration::from_millis(200);
         while Instant::now() < until {
             // Errors tell of brokers that are away; the client goes on by itself.
@@ -94,27 +74,12 @@ pub fn member(cluster: &Cluster, history: &History, group: &str, delivered: &Del
                 positions.insert(message.partition(), message.offset() + 1);
             }
         }
-        pending = match pending {
-            None => commit(&consumer, history, group, &std::mem::take(&mut positions))?,
-            Some(commit) => match commit.result.get() {
-                Some(is_done) => {
-                    if *is_done {
-                        history.count("offsets committed by groups", commit.writes.len() as u64);
-                        commit.writes.iter().for_each(|(number, key)| history.committed.acknowledge(key, *number));
-                    }
-                    None
-                }
-                None if commit.since.elapsed() < COMMIT_LIMIT => Some(commit),
-                None => {
-                    history.note("a member's client hangs and is replaced");
-                    history.count("clients of librdkafka that hung and were replaced", 1);
-                    // To close it would take as long.
-                    std::mem::forget(std::mem::replace(&mut consumer, join()?));
-                    positions.clear();
-                    None
-                }
-            },
-        };
+        if !commit(&consumer, history, group, &positions)? {
+            history.note("a member's client hangs and is replaced");
+            history.count("clients of librdkafka that hung and were replaced", 1);
+            // To close it would take as long: the thread that commits keeps it.
+            consumer = join()?;
+        }
         let ends = history.ends.lock().expect("no panic under this lock").clone();
         if let Some(ends) = ends {
             let since = *drains.get_or_insert_with(Instant::now);
@@ -126,13 +91,13 @@ pub fn member(cluster: &Cluster, history: &History, group: &str, delivered: &Del
     }
 }
 
-/// Begins to commit, if there is something to commit.
+/// Commits what is this member's to commit; whether the client came to an end with it. The call has no limit of its own.
 fn commit(
-    consumer: &BaseConsumer<Told>,
+    consumer: &Arc<BaseConsumer>,
     history: &History,
     group: &str,
     positions: &BTreeMap<i32, i64>,
-) -> anyhow::Result<Option<Commit>> {
+) -> anyhow::Result<bool> {
     // What was taken from this member meanwhile is another one's to commit.
     let held = consumer.assignment()?;
     let mut list = TopicPartitionList::new();
@@ -145,12 +110,17 @@ fn commit(
         }
     }
     if writes.is_empty() {
-        return Ok(None);
+        return Ok(true);
     }
-    let result = Arc::default();
-    *consumer.client().context().0.lock().expect("no panic under this lock") = Arc::clone(&result);
-    let begun = consumer.commit(&list, CommitMode::Async);
-    Ok(begun.is_ok().then(|| Commit { since: Instant::now(), writes, result }))
+    let (done, result) = channel();
+    let consumer = Arc::clone(consumer);
+    std::thread::spawn(move || done.send(consumer.commit(&list, CommitMode::Sync).is_ok()));
+    let Ok(is_done) = result.recv_timeout(COMMIT_LIMIT) else { return Ok(false) };
+    if is_done {
+        history.count("offsets committed by groups", writes.len() as u64);
+        writes.iter().for_each(|(number, key)| history.committed.acknowledge(key, *number));
+    }
+    Ok(true)
 }
 
 pub const BY_HAND: &str = "by-hand";
