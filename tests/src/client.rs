@@ -417,6 +417,7 @@ fn is_retriable(code: i16) -> bool {
             | 13 // NETWORK_EXCEPTION
             | 56 // KAFKA_STORAGE_ERROR
             | 78 // OFFSET_NOT_AVAILABLE
+            | 100 // UNKNOWN_TOPIC_ID, of a leader that has not heard of the topic yet
             | FENCED_LEADER_EPOCH
             | UNKNOWN_LEADER_EPOCH
     )
