@@ -82,7 +82,7 @@ pub(crate) fn check_header(header: &BatchHeader, origin: AppendOrigin) -> Result
     Ok(())
 }
 
-/// What the walk over the records found.
+/// What is to be known of the records, and which of them are at fault.
 struct Findings {
     max_timestamp: Timestamp,
     offsets_are_sequential: bool,
@@ -92,25 +92,22 @@ struct Findings {
 }
 
 fn walk(header: &BatchHeader, payload: &[u8], config: &LogConfig, now: Timestamp) -> Result<Findings, RecordError> {
+    let summary = summarize_records(header, payload, DECOMPRESSED_BYTES_MAX)?;
+    let is_log_append_time = header.attributes.is_log_append_time();
+    let max_timestamp = if is_log_append_time { header.max_timestamp } else { summary.max_timestamp };
     let mut found = Findings {
-        max_timestamp: Timestamp::NONE,
-        offsets_are_sequential: true,
+        max_timestamp: max_timestamp.max(Timestamp::NONE),
+        offsets_are_sequential: summary.offsets_are_sequential,
         faults: Vec::new(),
         faults_in_total: 0,
         has_invalid_timestamp: false,
     };
-    let is_log_append_time = header.attributes.is_log_append_time();
     let checks_time = config.timestamp_type == TimestampType::CreateTime;
     let earliest = now.0.saturating_sub(config.timestamp_before_max_ms);
     let latest = now.0.saturating_add(config.timestamp_after_max_ms);
-    if !is_log_append_time {
-        let summary = summarize_records(header, payload, DECOMPRESSED_BYTES_MAX)?;
-        let are_timely = !checks_time || (earliest <= summary.min_timestamp.0 && summary.max_timestamp.0 <= latest);
-        if are_timely && (summary.all_have_keys || !config.cleanup_compact) {
-            found.max_timestamp = found.max_timestamp.max(summary.max_timestamp);
-            found.offsets_are_sequential = summary.offsets_are_sequential;
-            return Ok(found);
-        }
+    let are_timely = !checks_time || (earliest <= summary.min_timestamp.0 && summary.max_timestamp.0 <= latest);
+    if !is_log_append_time && are_timely && (summary.all_have_keys || !config.cleanup_compact) {
+        return Ok(found);
     }
     // Record by record, to name those that are at fault.
     let mut index = 0;
@@ -131,8 +128,6 @@ fn walk(header: &BatchHeader, payload: &[u8], config: &LogConfig, now: Timestamp
                 found.faults.push(RecordFault { batch_index: index, message });
             }
         }
-        found.offsets_are_sequential &= record.offset_delta == index;
-        found.max_timestamp = found.max_timestamp.max(timestamp);
         index += 1;
         Ok::<_, RecordError>(())
     })?;
