@@ -287,24 +287,19 @@ impl<S: Shard> Runtime<S> {
     ) -> Vec<Completion<S>> {
         let TransactionEnd { producer, epoch, marker, bumped, decision } = end;
         let batch = marker.batch(producer, epoch, now.wall);
-        match log.append(Append { batch, records: 1, kind: AppendKind::Marker { bumped, decision } }) {
-            Ok(offset) if offset < self.written => {
-                if self.written <= self.committed {
-                    return vec![(ticket, Ok(response))];
-                }
-                self.open.insert(ticket);
-                self.park(now, vec![(ticket, Ok(response))], None);
-                Vec::new()
-            }
-            Ok(offset) => {
-                self.shard.replay_marker(offset, producer, marker.is_commit);
-                self.written = offset.plus(1);
-                self.open.insert(ticket);
-                self.park(now, vec![(ticket, Ok(response))], None);
-                Vec::new()
-            }
-            Err(error) => vec![(ticket, Err(response_error(error)))],
+        let offset = match log.append(Append { batch, records: 1, kind: AppendKind::Marker { bumped, decision } }) {
+            Ok(offset) => offset,
+            Err(error) => return vec![(ticket, Err(response_error(error)))],
+        };
+        if offset >= self.written {
+            self.shard.replay_marker(offset, producer, marker.is_commit);
+            self.written = offset.plus(1);
+        } else if self.written <= self.committed {
+            return vec![(ticket, Ok(response))];
         }
+        self.open.insert(ticket);
+        self.park(now, vec![(ticket, Ok(response))], None);
+        Vec::new()
     }
 
     /// The leadership is lost: whoever waits is refused.
