@@ -204,6 +204,9 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
+/// Of a longer piece of advice the kernel need not read more than this, as it is set up by default.
+const WILL_NEED_BYTES: usize = 128 * 1024;
+
 /// A range's pages are probed for at this distance, and its last one.
 const PROBE_BYTES: usize = 128 * 1024;
 
@@ -378,12 +381,16 @@ impl File for RealFile {
     }
 
     fn advise(&self, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
-        let advice = match advice {
-            Advice::WillNeed => rustix::fs::Advice::WillNeed,
-            Advice::DontNeed => rustix::fs::Advice::DontNeed,
-            Advice::Sequential => rustix::fs::Advice::Sequential,
-        };
-        Ok(rustix::fs::fadvise(&self.0, offset, std::num::NonZeroU64::new(len), advice)?)
+        let advise = |offset, len, advice| rustix::fs::fadvise(&self.0, offset, std::num::NonZeroU64::new(len), advice);
+        match advice {
+            Advice::WillNeed => (0..len)
+                .step_by(WILL_NEED_BYTES)
+                .map(|at| (offset + at, (WILL_NEED_BYTES as u64).min(len - at)))
+                .try_for_each(|(at, len)| advise(at, len, rustix::fs::Advice::WillNeed))?,
+            Advice::DontNeed => advise(offset, len, rustix::fs::Advice::DontNeed)?,
+            Advice::Sequential => advise(offset, len, rustix::fs::Advice::Sequential)?,
+        }
+        Ok(())
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {

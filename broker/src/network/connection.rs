@@ -38,9 +38,6 @@ const PIECE_BYTES: usize = 1024 * 1024;
 /// at once: it is behind, and others of this thread are not to wait for it.
 const WARM_BYTES: usize = 256 * 1024;
 
-/// More than this the kernel need not read ahead at once, as it is set up by default.
-const ADVICE_BYTES: usize = 128 * 1024;
-
 /// Pages so near to each other are read together.
 const READ_STEP_BYTES: usize = 64 * 1024;
 
@@ -421,9 +418,7 @@ async fn bring_in(world: &World, range: &FilePart, offset: u64, len: usize) -> i
 /// Brings a part of a file into the page cache, and waits until it is there. Nothing is copied: it is asked for, and then
 /// one byte of each few pages is read.
 fn warm(file: &dyn File, offset: u64, len: usize) -> io::Result<()> {
-    for at in (0..len).step_by(ADVICE_BYTES) {
-        let _ = file.advise(offset + at as u64, ADVICE_BYTES.min(len - at) as u64, Advice::WillNeed);
-    }
+    let _ = file.advise(offset, len as u64, Advice::WillNeed);
     let mut byte = [0u8; 1];
     for at in (0..len).step_by(READ_STEP_BYTES).chain(len.checked_sub(1)) {
         file.read_at(&mut byte, offset + at as u64)?;
