@@ -130,24 +130,24 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
+    /// One or two, as far as they run: a fault may come while others are dead.
     fn some_nodes(&mut self) -> Vec<&'a Node> {
         let count = if self.random.random_bool(0.3) { 2 } else { 1 };
-        self.cluster.nodes().choose_multiple(&mut self.random, count).collect()
+        let mut some: Vec<&Node> = self.cluster.nodes().choose_multiple(&mut self.random, count).collect();
+        some.retain(|node| node.is_running());
+        some
     }
 
     fn apply(&mut self, fault: Fault) -> anyhow::Result<()> {
         let cluster = self.cluster;
         let on = match fault {
             Fault::Kill => {
-                let mut victims = self.some_nodes();
-                // It may come while others are dead already.
-                victims.retain(|node| node.is_running());
+                let victims = self.some_nodes();
                 victims.iter().try_for_each(|node| node.kill())?;
                 names(&victims)
             }
             Fault::Pause => {
-                let mut victims = self.some_nodes();
-                victims.retain(|node| node.is_running());
+                let victims = self.some_nodes();
                 victims.iter().try_for_each(|node| node.pause())?;
                 names(&victims)
             }

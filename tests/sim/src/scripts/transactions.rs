@@ -293,26 +293,23 @@ fn open_transactions(cluster: &mut Cluster<'_>) {
                     let value = format!("second version {is_second_version} round {round} record {number}");
                     producer.send(&value).await;
                     sent.push(value);
-                    let seen = producer.committed().await.values;
-                    if seen != expected {
-                        return Err(format!(
-                            "in an open transaction, {seen:?} was read where {expected:?} is committed"
-                        ));
-                    }
+                    compare("in an open transaction,", &producer.committed().await.values, &expected)?;
                 }
                 let is_commit = round % 2 == 0;
                 producer.end(is_commit).await;
                 if is_commit {
                     expected.extend(sent);
                 }
-                let seen = producer.until_stable().await?;
-                if seen != expected {
-                    return Err(format!("all ended, {seen:?} was read where {expected:?} is committed"));
-                }
+                compare("all ended,", &producer.until_stable().await?, &expected)?;
             }
         }
         Ok(())
     });
+}
+
+/// A reader of committed records has seen what is committed, and nothing else.
+fn compare(when: &str, seen: &[String], expected: &[String]) -> Result<(), String> {
+    if seen == expected { Ok(()) } else { Err(format!("{when} {seen:?} was read where {expected:?} is committed")) }
 }
 
 /// KIP-890: a batch of a transaction that has ended (a request that was long under way) would open one that nobody ends: no
@@ -351,17 +348,13 @@ fn late_markers(cluster: &mut Cluster<'_>) {
             producer.until_stable().await?;
             producer.send(&format!("second of round {round}")).await;
             let answer = producer.mark_again(marked, true).await;
-            let seen = producer.committed().await.values;
-            if seen != expected {
-                return Err(format!(
-                    "after a marker came again ({answer:?}), {seen:?} was read where {expected:?} is committed"
-                ));
-            }
+            compare(
+                &format!("after a marker came again ({answer:?}),"),
+                &producer.committed().await.values,
+                &expected,
+            )?;
             producer.end(false).await;
-            let seen = producer.until_stable().await?;
-            if seen != expected {
-                return Err(format!("an aborted transaction: {seen:?} was read where {expected:?} is committed"));
-            }
+            compare("an aborted transaction:", &producer.until_stable().await?, &expected)?;
         }
         Ok(())
     });
@@ -387,22 +380,14 @@ fn late_markers_of_one_epoch(cluster: &mut Cluster<'_>) {
             let epoch = producer.client.leaders.get(&0).map_or(-1, |leader| leader.epoch);
             let again = producer.mark_as_decided(coordinator, epoch).await;
             let other = producer.mark_as_decided(coordinator, epoch + 1).await;
-            let seen = producer.committed().await.values;
-            if seen != expected {
-                return Err(format!(
-                    "after a marker came again ({again:?}), {seen:?} was read where {expected:?} is committed"
-                ));
-            }
+            compare(&format!("after a marker came again ({again:?}),"), &producer.committed().await.values, &expected)?;
             if !matches!((&again, &other), (Ok(()), Err(Failure::Kafka(ErrorCode::UnknownLeaderEpoch)))) {
                 return Err(format!(
                     "a marker that came again was answered {again:?}, and one for the next leader {other:?}"
                 ));
             }
             producer.end(false).await;
-            let seen = producer.until_stable().await?;
-            if seen != expected {
-                return Err(format!("an aborted transaction: {seen:?} was read where {expected:?} is committed"));
-            }
+            compare("an aborted transaction:", &producer.until_stable().await?, &expected)?;
         }
         Ok(())
     });
@@ -437,10 +422,7 @@ fn delayed_ends(cluster: &mut Cluster<'_>) {
             if !is_commit {
                 expected.push(value);
             }
-            let seen = producer.until_stable().await?;
-            if seen != expected {
-                return Err(format!("all ended, {seen:?} was read where {expected:?} is committed"));
-            }
+            compare("all ended,", &producer.until_stable().await?, &expected)?;
         }
         Ok(())
     });
